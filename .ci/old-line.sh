@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# The golden fixture and the plugins' tests under the oldest libraries that the pyproject files allow:
+# transformers 4.57 with torch 2.9.1 (the build with CUDA, several gigabytes; it runs on the CPU here).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+venv=.venv-old
+
+if [ ! -e "$venv/.installed" ] || [ -n "$(find .ci/constraints-old.txt pyproject.toml plugins/*/pyproject.toml -newer "$venv/.installed")" ]; then
+  echo "installing transformers 4.57 and torch 2.9.1 into $venv"
+  [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c .ci/constraints-old.txt \
+    -e . -e plugins/nuebridge-hf -e plugins/nuebridge-bridges -e plugins/nuebridge-tiny \
+    pytest pytest-timeout hypothesis
+  touch "$venv/.installed"
+fi
+
+"$venv/bin/python" - <<'EOF'
+import torch, transformers
+print(f"torch {torch.__version__}, transformers {transformers.__version__}")
+assert torch.__version__.startswith("2.9.1") and transformers.__version__.startswith("4.57.")
+EOF
+
+# Not the demo (gradio needs huggingface_hub 1 or later), nor what only looks at the source or the documents.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
+exec "$venv/bin/python" -m pytest -q tests plugins \
+  --ignore=tests/acceptance --ignore=tests/docs --ignore=tests/install \
+  --ignore=tests/test_architecture.py
