@@ -1,0 +1,51 @@
+"""nuebridge joins a pre-trained speech encoder to a text language model and makes of them a speech recogniser.
+
+    import nuebridge
+    recognizer = nuebridge.load("tiny-en")
+    print(recognizer.transcribe("recording.wav")[0].text)
+
+Everything here is imported when it is first used, so that ``import nuebridge`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nuebridge.checkpoint import load, save
+    from nuebridge.compose import compose
+    from nuebridge.contracts import RecognitionOptions, Transcript
+    from nuebridge.model import Integration
+    from nuebridge.settings import GenerationSettings, PromptTemplate, TokenBudget
+
+_HOMES = {
+    "load": "checkpoint",
+    "save": "checkpoint",
+    "compose": "compose",
+    "RecognitionOptions": "contracts",
+    "Transcript": "contracts",
+    "Integration": "model",
+    "GenerationSettings": "settings",
+    "PromptTemplate": "settings",
+    "TokenBudget": "settings",
+}
+
+__all__ = [
+    "GenerationSettings",
+    "Integration",
+    "PromptTemplate",
+    "RecognitionOptions",
+    "TokenBudget",
+    "Transcript",
+    "compose",
+    "load",
+    "save",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'nuebridge' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"nuebridge.{_HOMES[name]}"), name)

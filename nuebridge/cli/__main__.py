@@ -1,0 +1,5 @@
+"""``python -m nuebridge.cli``."""
+
+from nuebridge.cli import main
+
+main()

@@ -1,0 +1,55 @@
+"""``nuebridge compose``: parts by name become an integration on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def compose(
+    encoder: Annotated[str, typer.Option(help="Speech encoder: registry name, folder, hub id or COMPONENT:SOURCE.")],
+    bridge: Annotated[str, typer.Option(help="Bridge: registry name.")],
+    decoder: Annotated[str, typer.Option(help="Text decoder: registry name, folder, hub id or COMPONENT:SOURCE.")],
+    output: Annotated[Path, typer.Option(help="Folder to write the integration to.")],
+    ctc_head: Annotated[str | None, typer.Option(help="CTC head: registry name.")] = None,
+    prefix: Annotated[
+        str | None, typer.Option(help="Prompt before the audio [default: the decoder's begin-of-text token].")
+    ] = None,
+    suffix: Annotated[str, typer.Option(help="Prompt between the audio and the text.")] = "",
+    language: Annotated[str | None, typer.Option(help="Language of the speech, a code such as 'en'.")] = None,
+    max_audio_seconds: Annotated[
+        float | None, typer.Option(help="Longest clip it reads at once; longer ones are cut at quiet places.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the new bridge and CTC head.")] = 0,
+    registry: Annotated[Path | None, typer.Option(help="A registry file above all others.")] = None,
+) -> None:
+    """Join an encoder, a bridge and a decoder into an integration, its bridge yet untrained."""
+    from nuebridge.checkpoint import save
+    from nuebridge.compose import Workshop, default_prompt
+    from nuebridge.compose import compose as compose_parts
+    from nuebridge.errors import CheckpointError
+    from nuebridge.settings import PromptTemplate
+
+    if output.exists() and any(output.iterdir()):
+        raise CheckpointError(f"{output} exists and is not empty; choose another folder")
+    workshop = Workshop.open_with(registry)
+    integration = compose_parts(
+        encoder,
+        bridge,
+        decoder,
+        ctc_head,
+        max_audio_seconds=max_audio_seconds,
+        language=language,
+        seed=seed,
+        manager=workshop.manager,
+        registry=workshop.registry,
+    )
+    opening = default_prompt(integration.decoder).prefix if prefix is None else prefix
+    integration.prompt = PromptTemplate(prefix=opening, suffix=suffix)
+    save(integration, output)
+    for name, part in integration.parts.items():
+        count = sum(parameter.numel() for parameter in part.parameters())
+        typer.echo(f"{name:9} {integration.part_info[name].component:16} {count / 1e6:10.2f} M parameters")
+    typer.echo(f"written to {output}")

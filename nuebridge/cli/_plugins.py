@@ -1,0 +1,75 @@
+"""``nuebridge plugins``: what is installed, what each plugin offers, and why one is not in use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from nuebridge.cli._context import CliContext, JsonFlag, columns, print_json, warn
+
+if TYPE_CHECKING:
+    from nuebridge.plugins import PluginManager
+
+
+verbs = typer.Typer(help="The installed plugins and what they offer.", rich_markup_mode=None)
+
+
+@verbs.callback(invoke_without_command=True)
+def _default(ctx: typer.Context, as_json: JsonFlag = False) -> None:
+    if ctx.invoked_subcommand is None:
+        _print(ctx.obj, as_json)
+
+
+@verbs.command("list")
+def list_plugins(ctx: typer.Context, as_json: JsonFlag = False) -> None:
+    """List the installed plugins; the same as `nuebridge plugins`."""
+    above = ctx.parent is not None and ctx.parent.params["as_json"]
+    _print(ctx.obj, as_json or above)
+
+
+def _print(context: CliContext, as_json: bool) -> None:
+    if as_json:
+        print_json(describe(context.manager))
+        return
+    for line in _lines(context.manager):
+        typer.echo(line)
+    for note in context.manager.notes:
+        warn(note)
+
+
+def describe(manager: PluginManager) -> list[dict[str, Any]]:
+    """What ``--json`` prints: a list by name, of objects with
+
+    ``name``, ``distribution``, ``version``; ``state`` (``loaded``, ``failed``, ``incompatible``,
+    ``conflict``, ``disabled``); ``reason`` (null for a loaded one); ``components``, a list of objects
+    with ``id``, ``kind`` and ``summary``.
+    """
+    return [
+        {
+            "name": report.name,
+            "distribution": report.distribution,
+            "version": report.version,
+            "state": report.state,
+            "reason": report.reason,
+            "components": [
+                {"id": ref.id, "kind": ref.record.kind, "summary": ref.record.summary} for ref in report.components
+            ],
+        }
+        for report in manager.reports()
+    ]
+
+
+def _lines(manager: PluginManager) -> list[str]:
+    from nuebridge.plugins import INSTALL_DEFAULTS
+
+    reports = manager.reports()
+    if not reports:
+        return [f"No plugin is installed: {INSTALL_DEFAULTS} brings the default ones."]
+    lines: list[str] = []
+    for report in reports:
+        state = "" if report.reason is None else f"  {report.state}: {report.reason}"
+        lines.append(f"{report.name}  ({report.distribution} {report.version}){state}")
+        if report.components:
+            lines += columns([(ref.id, ref.record.kind, ref.record.summary) for ref in report.components])
+    return lines

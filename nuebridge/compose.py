@@ -1,0 +1,155 @@
+"""Parts by name become an integration: sizes are inferred, and what does not fit is an error.
+
+A name is an entry of the registry, a folder, a hub id, or ``COMPONENT-ID:SOURCE``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nuebridge.contracts import Bridge, SourcedPart, SpeechEncoder, TextDecoder
+from nuebridge.ctc import CtcHead
+from nuebridge.errors import ConfigError
+from nuebridge.hookspecs import BridgeComponent, Component, SpeechEncoderComponent, TextDecoderComponent
+from nuebridge.model import Integration, PartInfo, with_info
+from nuebridge.plugins import ComponentRef, PluginManager
+from nuebridge.registry import BridgeEntry, CtcHeadEntry, DecoderEntry, EncoderEntry, IntegrationEntry, Registry
+from nuebridge.settings import GenerationSettings, PromptTemplate
+
+CTC_HEAD = "ctc-head"
+"""What ``PartInfo.component`` says of the CTC head, which no plugin provides."""
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """The plugins and the registry that names are looked up in."""
+
+    manager: PluginManager
+    registry: Registry
+
+    @classmethod
+    def open(cls, manager: PluginManager | None = None, registry: Registry | None = None) -> Workshop:
+        """The given ones, or those of the environment."""
+        manager = manager or PluginManager.discover()
+        return cls(manager, registry or Registry.load(manager))
+
+    @classmethod
+    def open_with(cls, registry_file: Path | None) -> Workshop:
+        """Those of the environment, with one more registry file above all others."""
+        manager = PluginManager.discover()
+        return cls(manager, Registry.load(manager, files=[] if registry_file is None else [registry_file]))
+
+
+def compose(
+    encoder: str,
+    bridge: str,
+    decoder: str,
+    ctc_head: str | None = None,
+    *,
+    prompt: PromptTemplate | None = None,
+    generation: GenerationSettings | None = None,
+    max_audio_seconds: float | None = None,
+    language: str | None = None,
+    seed: int = 0,
+    manager: PluginManager | None = None,
+    registry: Registry | None = None,
+) -> Integration:
+    """Joins parts named in the registry (or given as folder, hub id or ``COMPONENT-ID:SOURCE``).
+
+    The bridge and the CTC head are new and untrained, their weights drawn from ``seed``. Without
+    a prompt, the decoder's begin-of-text token opens it. Raises RegistryError, PluginError,
+    CheckpointError or SizeMismatchError.
+    """
+    workshop = Workshop.open(manager, registry)
+    speech = _sourced(workshop, SpeechEncoderComponent, "encoders", encoder)
+    text = _sourced(workshop, TextDecoderComponent, "decoders", decoder)
+    bridge_entry = workshop.registry.resolve("bridges", bridge, workshop.manager)
+    assert isinstance(bridge_entry, BridgeEntry)
+    head_entry = None if ctc_head is None else workshop.registry.resolve("ctc_heads", ctc_head, workshop.manager)
+    assert head_entry is None or isinstance(head_entry, CtcHeadEntry)
+    encoder_part, decoder_part = speech.part, text.part
+    assert isinstance(encoder_part, SpeechEncoder) and isinstance(decoder_part, TextDecoder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        built, bridge_info = _bridge(workshop, bridge_entry, encoder_part.hidden_size, decoder_part.hidden_size)
+        head = None if head_entry is None else CtcHead(encoder_part.hidden_size, head_entry.vocabulary)
+    info = {"encoder": speech.info, "bridge": bridge_info, "decoder": text.info}
+    if head is not None:
+        info["ctc_head"] = ctc_head_info()
+    return Integration(
+        encoder_part,
+        built,
+        decoder_part,
+        ctc_head=head,
+        prompt=prompt or default_prompt(decoder_part),
+        generation=generation,
+        max_audio_seconds=max_audio_seconds,
+        language=language,
+        part_info=info,
+    )
+
+
+def compose_entry(entry: IntegrationEntry, workshop: Workshop, *, seed: int = 0) -> Integration:
+    """The integration that a registry entry spells out by its parts, with an untrained bridge."""
+    if entry.encoder is None or entry.bridge is None or entry.decoder is None:
+        raise ConfigError("an integration without weights needs an encoder, a bridge and a decoder")
+    return compose(
+        entry.encoder,
+        entry.bridge,
+        entry.decoder,
+        entry.ctc_head,
+        prompt=entry.prompt,
+        generation=GenerationSettings(max_new_tokens=entry.max_new_tokens, min_new_tokens=entry.min_new_tokens),
+        max_audio_seconds=entry.max_audio_seconds,
+        language=entry.language,
+        seed=seed,
+        manager=workshop.manager,
+        registry=workshop.registry,
+    )
+
+
+def default_prompt(decoder: TextDecoder) -> PromptTemplate:
+    """The prompt of an integration that names none: the decoder's begin-of-text token, where it has one."""
+    if decoder.bos_token_id is None:
+        return PromptTemplate()
+    token = decoder.token(decoder.bos_token_id)
+    return PromptTemplate(prefix=token.replace("{", "{{").replace("}", "}}"))
+
+
+def part_info(ref: ComponentRef, **source: Any) -> PartInfo:
+    """Where a part comes from, given the component that makes it."""
+    return PartInfo(ref.id, ref.distribution, ref.version, **source)
+
+
+def ctc_head_info() -> PartInfo:
+    """Where the CTC head comes from: nuebridge itself."""
+    from importlib.metadata import version
+
+    return PartInfo(CTC_HEAD, "nuebridge", version("nuebridge"))
+
+
+@dataclass(frozen=True)
+class _Sourced:
+    part: SourcedPart
+    info: PartInfo
+
+
+def _sourced(workshop: Workshop, kind: type[Component], section: str, name: str) -> _Sourced:
+    entry = workshop.registry.resolve(section, name, workshop.manager)
+    assert isinstance(entry, EncoderEntry | DecoderEntry)
+    ref = workshop.manager.find(kind, entry.component)
+    options = ref.parse_options(entry.options)
+    part = ref.load().load(entry.source, options, revision=entry.revision)
+    info = part_info(ref, source=entry.source, revision=entry.revision, license=entry.license)
+    return _Sourced(part, with_info(info, part))
+
+
+def _bridge(workshop: Workshop, entry: BridgeEntry, input_size: int, output_size: int) -> tuple[Bridge, PartInfo]:
+    ref = workshop.manager.find(BridgeComponent, entry.component)
+    bridge = ref.load().build(input_size, output_size, ref.parse_options(entry.options))
+    assert isinstance(bridge, Bridge)
+    return bridge, part_info(ref)

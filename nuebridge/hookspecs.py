@@ -1,0 +1,159 @@
+"""What a plugin can offer: one hook a kind, each returning typed records.
+
+This module imports nothing heavy; a plugin's entry module needs it and the standard library only.
+
+    from nuebridge.hookspecs import SpeechEncoderComponent, hookimpl
+
+    @hookimpl
+    def nuebridge_speech_encoders():
+        def load():
+            from my_plugin.encoder import MyEncoder
+            return MyEncoder
+        return [SpeechEncoderComponent(name="mine", summary="My encoder.", load=load)]
+
+The id of a component is ``PLUGIN.NAME``, where PLUGIN is the name of the plugin's entry point in
+the group ``nuebridge``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    import typer
+
+    from nuebridge.contracts import Bridge, SpeechEncoder, TextDecoder
+    from nuebridge.model import Integration
+
+PROJECT = "nuebridge"
+"""pluggy's project name and the entry-point group in which plugins announce themselves."""
+
+CONTRACT_VERSION = 1
+"""Version of the contracts in :mod:`nuebridge.contracts` and of the records below."""
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+class NoOptions(BaseModel):
+    """Options model of a component that has none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component:
+    """One thing a plugin offers. ``load`` is called when it is needed, not before."""
+
+    name: str
+    """Kebab-case name, unique within the plugin and kind."""
+    summary: str
+    """One line for ``nuebridge plugins``."""
+    load: Callable[[], Any]
+    """Imports and returns the implementation."""
+    options: type[BaseModel] = NoOptions
+    """pydantic model of the options that a registry entry may set; unknown keys are errors."""
+    contract_version: int = CONTRACT_VERSION
+    """The contract version this component was written for."""
+
+    kind = "component"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechEncoderComponent(Component):
+    """A class of :class:`nuebridge.contracts.SpeechEncoder`."""
+
+    load: Callable[[], type[SpeechEncoder]]
+    model_types: tuple[str, ...] = ()
+    """Values of ``model_type`` in a checkpoint's config.json that this component claims."""
+
+    kind = "speech encoder"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BridgeComponent(Component):
+    """A class of :class:`nuebridge.contracts.Bridge`."""
+
+    load: Callable[[], type[Bridge]]
+
+    kind = "bridge"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextDecoderComponent(Component):
+    """A class of :class:`nuebridge.contracts.TextDecoder`."""
+
+    load: Callable[[], type[TextDecoder]]
+    model_types: tuple[str, ...] = ()
+    """Values of ``model_type`` claimed; ``("*",)`` claims what no other component claims."""
+
+    kind = "text decoder"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointFormat(Component):
+    """A foreign checkpoint format that loads as an integration without conversion.
+
+    ``load()`` returns a function ``(folder: Path) -> Integration``.
+    """
+
+    load: Callable[[], Callable[[Path], Integration]]
+    recognises: Callable[[Mapping[str, Any]], bool]
+    """Given the folder's parsed config.json, says whether this format is meant."""
+
+    kind = "checkpoint format"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegistryFile(Component):
+    """A registry file that a plugin contributes; ``load()`` returns its path."""
+
+    load: Callable[[], Path]
+
+    kind = "registry file"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CliCommand(Component):
+    """A command line verb; ``load()`` returns the function that typer turns into a command."""
+
+    load: Callable[[], Callable[..., None]]
+    context_settings: Mapping[str, Any] = field(default_factory=dict)
+
+    kind = "command"
+
+
+@hookspec
+def nuebridge_speech_encoders() -> list[SpeechEncoderComponent]:  # type: ignore[empty-body]
+    """Speech encoders: waveforms to frames."""
+
+
+@hookspec
+def nuebridge_bridges() -> list[BridgeComponent]:  # type: ignore[empty-body]
+    """Bridges: encoder frames to positions in a decoder's embedding space."""
+
+
+@hookspec
+def nuebridge_text_decoders() -> list[TextDecoderComponent]:  # type: ignore[empty-body]
+    """Text decoders: language models that continue a prompt of embeddings."""
+
+
+@hookspec
+def nuebridge_checkpoint_formats() -> list[CheckpointFormat]:  # type: ignore[empty-body]
+    """Foreign checkpoint formats that ``nuebridge.load`` opens as they are."""
+
+
+@hookspec
+def nuebridge_registry_files() -> list[RegistryFile]:  # type: ignore[empty-body]
+    """Registry files, layered above the packaged registry and below the user's own."""
+
+
+@hookspec
+def nuebridge_cli_commands() -> list[CliCommand]:  # type: ignore[empty-body]
+    """Commands added to the ``nuebridge`` program."""

@@ -1,0 +1,308 @@
+"""The integration: one speech encoder, one bridge, one text decoder and a prompt, with weights.
+
+    waveforms [B, S] -> encoder -> Frames [B, F, E] -> CTC head (optional) -> bridge
+      -> Frames [B, A, D] -> prompt -> inputs_embeds [B, P, D] -> decoder -> tokens -> Transcript
+
+Training and inference share every step up to ``inputs_embeds`` and part only there.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import ConfigDict
+from torch import Tensor, nn
+
+from nuebridge.contracts import (
+    Bridge,
+    Frames,
+    Generated,
+    GenerationOptions,
+    Part,
+    RecognitionOptions,
+    Recognizer,
+    Segment,
+    SpeechEncoder,
+    TextDecoder,
+    Transcript,
+)
+from nuebridge.ctc import CtcHead, ctc_loss
+from nuebridge.data import Utterance
+from nuebridge.decoding import generate
+from nuebridge.errors import NumericalError, SizeMismatchError
+from nuebridge.prompt import IGNORED, build_prompt
+from nuebridge.settings import GenerationSettings, PromptTemplate
+from nuebridge.tensors import weight_hash
+from nuebridge.transcribe import transcribe
+
+
+@dataclass(frozen=True)
+class PartInfo:
+    """Where a part comes from; saved with the integration."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    component: str
+    """Component id, ``plugin.name``; ``ctc-head`` for the CTC head, which is nuebridge's own."""
+    distribution: str
+    version: str
+    source: str | None = None
+    revision: str | None = None
+    license: str | None = None
+    source_hash: str | None = None
+    """Weight hash of the part as its source gave it; None for a part that began untrained."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Sums over a batch (nats) and what they count, so that batches and ranks can be added up."""
+
+    text: Tensor
+    text_tokens: int
+    ctc: Tensor | None = None
+    ctc_symbols: int = 0
+    auxiliary: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Integration(nn.Module, Recognizer):
+    """A speech recogniser made of an encoder, a bridge and a decoder.
+
+    Raises SizeMismatchError where the parts do not fit.
+    """
+
+    def __init__(
+        self,
+        encoder: SpeechEncoder,
+        bridge: Bridge,
+        decoder: TextDecoder,
+        *,
+        ctc_head: CtcHead | None = None,
+        prompt: PromptTemplate | None = None,
+        generation: GenerationSettings | None = None,
+        max_audio_seconds: float | None = None,
+        language: str | None = None,
+        part_info: Mapping[str, PartInfo] | None = None,
+        training: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        super().__init__()
+        _check_fit(encoder, ctc_head, bridge, decoder)
+        self.encoder = encoder
+        self.ctc_head = ctc_head
+        self.bridge = bridge
+        self.decoder = decoder
+        self.prompt = prompt or PromptTemplate()
+        self.generation = generation or GenerationSettings()
+        self.language = language
+        # A whole number is written as it will be after loading: 30.0.
+        self.max_audio_seconds = None if max_audio_seconds is None else float(max_audio_seconds)
+        self.sample_rate = encoder.sample_rate
+        self.part_info = dict(part_info or {})
+        self.storage_dtype: torch.dtype | None = None
+        """The precision its checkpoint holds, where it came from one."""
+        self.training_history = [dict(entry) for entry in training]
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """The parts by name, in the order of the flow."""
+        parts: dict[str, Part | None] = {
+            "encoder": self.encoder,
+            "ctc_head": self.ctc_head,
+            "bridge": self.bridge,
+            "decoder": self.decoder,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
+
+    @property
+    def device(self) -> torch.device:
+        return self.bridge.device
+
+    @cached_property
+    def min_audio_seconds(self) -> float:  # type: ignore[override]
+        """The shortest clip that gives the decoder one audio position."""
+        low, high = 0, 1
+        while self._positions(high) < 1:
+            if high > 3600 * self.sample_rate:
+                raise SizeMismatchError(
+                    f"an hour of audio gives the decoder nothing to read: look at output_lengths of "
+                    f"{type(self.encoder).__name__} and {type(self.bridge).__name__}"
+                )
+            low, high = high, high * 2
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._positions(middle) >= 1 else (middle, high)
+        return high / self.sample_rate
+
+    def _positions(self, samples: int) -> int:
+        frames = self.encoder.output_lengths(torch.tensor([samples])).clamp(min=0)
+        return int(self.bridge.output_lengths(frames))
+
+    def weight_hash(self) -> str:
+        """SHA-256 of all weights; it stands in every result made with them."""
+        return weight_hash(self.parts)
+
+    def encode_audio(self, waveforms: Tensor, lengths: Tensor) -> Frames:
+        """Waveforms ``[B, S]`` to encoder frames ``[B, F, E]``, CTC logits filled in where there is a head."""
+        frozen = not any(parameter.requires_grad for parameter in self.encoder.parameters())
+        with torch.no_grad() if frozen else nullcontext():
+            frames: Frames = self.encoder(waveforms, lengths)
+        if self.ctc_head is not None:
+            frames = self.ctc_head(frames)
+        return frames
+
+    def embed_audio(self, waveforms: Tensor, lengths: Tensor) -> Frames:
+        """Waveforms ``[B, S]`` float32 with lengths ``[B]`` in samples to audio positions ``[B, A, D]``.
+
+        Raises AudioTooShortError where a clip is shorter than ``min_audio_seconds``.
+        """
+        audio: Frames = self.bridge(self.encode_audio(waveforms, lengths))
+        return audio
+
+    def forward(
+        self,
+        waveforms: Tensor,
+        lengths: Tensor,
+        texts: Sequence[str],
+        *,
+        fields: Sequence[Mapping[str, str | None]] | None = None,
+        text_loss: bool = True,
+        label_smoothing: float = 0.0,
+        token_replacement: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Losses:
+        """The losses of a batch of utterances.
+
+        ``token_replacement`` is the share of tokens read (not of those learned) that are replaced
+        by random ones, drawn from ``generator``; it makes the decoder rely on the audio.
+        """
+        frames = self.encode_audio(waveforms, lengths)
+        ctc: tuple[Tensor | None, int] = (None, 0)
+        if self.ctc_head is not None:
+            ctc = ctc_loss(frames, [self.ctc_head.encode(text) for text in texts])
+        if not text_loss:
+            return Losses(frames.features.new_zeros(()), 0, *ctc, frames.losses)
+        targets = [[*self.decoder.encode(text), self.decoder.eos_token_ids[0]] for text in texts]
+        audio = self.bridge(frames, torch.tensor([len(ids) for ids in targets], device=frames.lengths.device))
+        inputs = [_replaced(ids, token_replacement, self.decoder.vocab_size, generator) for ids in targets]
+        values = fields or [{"language": self._language_field(None)}] * len(texts)
+        prompt = build_prompt(self.decoder, audio, self.prompt, values, targets, inputs)
+        assert prompt.labels is not None
+        logits = self.decoder(prompt.inputs_embeds, prompt.attention_mask, prompt.labels.shape[1])
+        loss = F.cross_entropy(
+            logits.flatten(0, 1).float(),
+            prompt.labels.flatten(),
+            ignore_index=IGNORED,
+            reduction="sum",
+            label_smoothing=label_smoothing,
+        )
+        return Losses(loss, sum(map(len, targets)), *ctc, {**frames.losses, **audio.losses})
+
+    @torch.inference_mode()
+    def recognize(self, waveforms: Sequence[Tensor], options: RecognitionOptions) -> list[Transcript]:
+        """One transcript a waveform, as one batch. What a clip gives does not depend on the others."""
+        lengths = torch.tensor([len(waveform) for waveform in waveforms])
+        padded = nn.utils.rnn.pad_sequence(list(waveforms), batch_first=True)
+        audio = self.embed_audio(padded.to(self.device), lengths.to(self.device))
+        seconds = [int(length) / self.sample_rate for length in lengths]
+        values = {
+            "language": self._language_field(options.language),
+            "task": options.task,
+            "context": options.context,
+        }
+        prompt = build_prompt(self.decoder, audio, self.prompt, [values] * len(seconds))
+        budget, asked = self.generation.max_new_tokens, options.max_new_tokens
+        generated = generate(
+            self.decoder,
+            prompt,
+            GenerationOptions(
+                max_new_tokens=[budget.tokens(s) if asked is None else asked for s in seconds],
+                min_new_tokens=self.generation.min_new_tokens,
+                beam_size=options.beam_size,
+            ),
+        )
+        language = options.language or self.language
+        return [
+            self._transcript(row, duration, language) for row, duration in zip(generated, seconds, strict=True)
+        ]
+
+    def transcribe(self, audio: Any, *, batch_size: int = 8, **options: Any) -> list[Transcript]:
+        """Transcribes recordings of any length: paths, lines of a manifest, or 1-D float arrays at ``sample_rate``.
+
+        ``options`` are those of :class:`~nuebridge.contracts.RecognitionOptions`. A single
+        recording gives a list of one. Raises AudioError at the first recording that cannot be read.
+        """
+        single = isinstance(audio, str | os.PathLike | Utterance) or getattr(audio, "ndim", None) == 1
+        transcripts = []
+        for result in transcribe(
+            self, [audio] if single else audio, options=RecognitionOptions(**options), batch_size=batch_size
+        ):
+            if result.error is not None:
+                raise result.error
+            assert result.transcript is not None
+            transcripts.append(result.transcript)
+        return transcripts
+
+    def _language_field(self, asked: str | None) -> str | None:
+        """A language the caller asks for must be declared by the prompt; the integration's own need not."""
+        if "language" in self.prompt.fields:
+            return asked or self.language
+        return None if asked == self.language else asked
+
+    def _transcript(self, row: Generated, duration: float, language: str | None) -> Transcript:
+        text = self.decoder.decode(row.token_ids)
+        if not math.isfinite(row.avg_logprob):
+            raise NumericalError(
+                f"the decoder gave the text of a clip of {duration:.2f} s the score {row.avg_logprob}: the model is "
+                "damaged, or its numbers overflow (float16 does in several models; use bfloat16 or float32)"
+            )
+        warnings: tuple[str, ...] = ()
+        if row.truncated:
+            warnings = (f"the text was cut at {len(row.token_ids)} tokens; allow more with max_new_tokens",)
+        segment = Segment(0.0, duration, text, avg_logprob=row.avg_logprob, truncated=row.truncated)
+        return Transcript(
+            text, duration, (segment,), language=language, avg_logprob=row.avg_logprob, warnings=warnings
+        )
+
+
+def with_info(info: PartInfo, part: Part) -> PartInfo:
+    """The info of a part that was just read from its source, with the hash of its weights."""
+    return replace(info, source_hash=weight_hash({"part": part}))
+
+
+def _replaced(
+    token_ids: Sequence[int], share: float, vocab_size: int, generator: torch.Generator | None
+) -> Sequence[int]:
+    if share <= 0:
+        return token_ids
+    swap = torch.rand(len(token_ids), generator=generator) < share
+    random = torch.randint(vocab_size, (len(token_ids),), generator=generator)
+    return [int(r) if s else token for token, s, r in zip(token_ids, swap, random, strict=True)]
+
+
+def _check_fit(encoder: SpeechEncoder, ctc_head: CtcHead | None, bridge: Bridge, decoder: TextDecoder) -> None:
+    if bridge.input_size != encoder.hidden_size:
+        raise SizeMismatchError(
+            f"the bridge {type(bridge).__name__} reads frames of width {bridge.input_size}, but the encoder "
+            f"{type(encoder).__name__} gives width {encoder.hidden_size}; build the bridge for this encoder"
+        )
+    if bridge.output_size != decoder.hidden_size:
+        raise SizeMismatchError(
+            f"the bridge {type(bridge).__name__} gives positions of width {bridge.output_size}, but the decoder "
+            f"{type(decoder).__name__} reads width {decoder.hidden_size}; build the bridge for this decoder"
+        )
+    if ctc_head is not None and ctc_head.proj.in_features != encoder.hidden_size:
+        raise SizeMismatchError(
+            f"the CTC head reads frames of width {ctc_head.proj.in_features}, but the encoder "
+            f"{type(encoder).__name__} gives width {encoder.hidden_size}"
+        )
+    if bridge.needs_ctc and ctc_head is None:
+        raise SizeMismatchError(
+            f"the bridge {type(bridge).__name__} compresses by CTC and needs a CTC head; compose with one"
+        )

@@ -1,0 +1,111 @@
+"""The one prompt builder: training and inference make their inputs here and nowhere else.
+
+A prompt is ``prefix + audio positions + suffix``; in training the text follows. Prompts are padded
+on the left and texts on the right, so that the text of every row starts at one position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nuebridge.contracts import Frames, TextDecoder
+from nuebridge.errors import PromptError
+from nuebridge.settings import PromptTemplate
+
+IGNORED = -100
+"""Label of a position that no loss counts."""
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """``inputs_embeds [B, P, D]``, ``attention_mask [B, P]`` int64 with 1 = real, and in training
+    ``labels [B, T]`` for the last T positions: the token that each should predict, -100 = ignored."""
+
+    inputs_embeds: Tensor
+    attention_mask: Tensor
+    labels: Tensor | None = None
+
+
+def render(template: PromptTemplate, values: Mapping[str, str | None]) -> tuple[str, str]:
+    """Prefix and suffix with the fields filled in.
+
+    Raises PromptError for a value whose field is not declared, and for a declared field without
+    a value or default.
+    """
+    given = {name: value for name, value in values.items() if value is not None}
+    for name in given:
+        if name not in template.fields:
+            declared = ", ".join(template.fields) or "none"
+            raise PromptError(
+                f"this integration's prompt takes no {name!r} (fields it declares: {declared}); leave it out"
+            )
+    filled = {**template.defaults, **given}
+    for name in template.fields:
+        if name not in filled:
+            raise PromptError(f"this integration's prompt needs a value for {name!r}; give one")
+    return template.prefix.format(**filled), template.suffix.format(**filled)
+
+
+def build_prompt(
+    decoder: TextDecoder,
+    audio: Frames,
+    template: PromptTemplate,
+    values: Sequence[Mapping[str, str | None]],
+    targets: Sequence[Sequence[int]] | None = None,
+    inputs: Sequence[Sequence[int]] | None = None,
+) -> PromptBatch:
+    """Joins prefix, audio ``[B, A, D]`` and suffix, one mapping of field values a row.
+
+    ``targets`` are the token ids to learn, the end token included; ``inputs`` are what the decoder
+    reads in their place (the same, unless training corrupts some against exposure bias). Raises
+    PromptError where a row is longer than the decoder's ``max_positions``.
+    """
+    rows = []
+    for row, fields in enumerate(values):
+        prefix, suffix = render(template, fields)
+        before, after = (_embed(decoder, decoder.encode(text), audio.features) for text in (prefix, suffix))
+        rows.append(torch.cat([before, audio.features[row, : int(audio.lengths[row])], after]))
+    lengths = [len(row) for row in rows]
+    # The last target is predicted, never read.
+    known = inputs if inputs is not None else targets
+    read = [[] for _ in rows] if known is None else [list(ids[:-1]) for ids in known]
+    check_positions(decoder, [length + len(ids) for length, ids in zip(lengths, read, strict=True)])
+    longest, longest_text = max(lengths), max(map(len, read))
+    embeds = torch.stack([F.pad(row, (0, 0, longest - len(row), 0)) for row in rows])
+    mask = torch.zeros(len(rows), longest + longest_text, dtype=torch.int64, device=embeds.device)
+    for row, (length, ids) in enumerate(zip(lengths, read, strict=True)):
+        mask[row, longest - length : longest + len(ids)] = 1
+    if longest_text:
+        text = _embed(decoder, [token for ids in _padded(read, longest_text, 0) for token in ids], embeds)
+        text = text.view(len(rows), longest_text, -1).masked_fill(mask[:, longest:, None] == 0, 0.0)
+        embeds = torch.cat([embeds, text], dim=1)
+    if targets is None:
+        return PromptBatch(embeds, mask)
+    # By position: where padding and the end of text share one id, the end of text is still learned.
+    labels = torch.tensor(_padded(targets, longest_text + 1, IGNORED), dtype=torch.int64, device=embeds.device)
+    return PromptBatch(embeds, mask, labels)
+
+
+def check_positions(decoder: TextDecoder, lengths: Sequence[int]) -> None:
+    """Raises PromptError where a row needs more positions than the decoder has."""
+    if decoder.max_positions is not None and max(lengths) > decoder.max_positions:
+        row = max(range(len(lengths)), key=lengths.__getitem__)
+        raise PromptError(
+            f"row {row} of the batch takes {lengths[row]} positions of prompt and text, but the decoder has "
+            f"{decoder.max_positions}; use shorter audio, a shorter context or a bridge that compresses more"
+        )
+
+
+def _padded(rows: Sequence[Sequence[int]], size: int, filler: int) -> list[list[int]]:
+    return [[*row, *[filler] * (size - len(row))] for row in rows]
+
+
+def _embed(decoder: TextDecoder, token_ids: Sequence[int], like: Tensor) -> Tensor:
+    """Embeddings ``[T, D]`` in the audio's dtype and on its device."""
+    ids = torch.tensor(list(token_ids), dtype=torch.int64, device=like.device)
+    return decoder.embed(ids).to(like.dtype)

@@ -1,0 +1,99 @@
+"""Settings of an integration that the registry, checkpoints and training files all write the same way.
+
+Plain data, validated by pydantic; no torch here.
+"""
+
+from __future__ import annotations
+
+import string
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+
+class Settings(BaseModel):
+    """Base of every settings model: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+PROMPT_FIELDS = ("language", "task", "context")
+"""Fields that a prompt template may declare by writing them in braces."""
+
+
+class PromptTemplate(Settings):
+    """The text before and after the audio."""
+
+    prefix: str = ""
+    """Before the audio. Special tokens are written out, fields in braces: ``{context}``."""
+    suffix: str = ""
+    """Between the audio and the transcript."""
+    defaults: dict[str, str] = Field(default_factory=dict)
+    """Values of declared fields where the caller gives none."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields declared in prefix or suffix, in order of appearance."""
+        names = [name for part in (self.prefix, self.suffix) for _, name, _, _ in string.Formatter().parse(part)]
+        return tuple(dict.fromkeys(name for name in names if name is not None))
+
+    @model_validator(mode="after")
+    def _known_fields(self) -> PromptTemplate:
+        try:
+            declared = self.fields
+        except ValueError as error:
+            raise ValueError(
+                f"the prompt has an unmatched brace ({error}); write {{{{ or }}}} for a literal one"
+            ) from None
+        for name in declared:
+            if name not in PROMPT_FIELDS:
+                raise ValueError(f"the prompt declares the field {name!r}; known fields: {', '.join(PROMPT_FIELDS)}")
+        for part in (self.prefix, self.suffix):
+            for _, name, form, conversion in string.Formatter().parse(part):
+                if form or conversion:
+                    raise ValueError(f"the field {name!r} is written with a format; write {{{name}}} alone")
+        for name in self.defaults:
+            if name not in declared:
+                raise ValueError(f"a default is given for {name!r}, which the prompt does not declare")
+        return self
+
+
+class TokenBudget(Settings):
+    """The most new tokens for a clip: ``int(per_second * seconds + plus)``."""
+
+    per_second: float = Field(default=25.0, ge=0)
+    plus: float = Field(default=10.0, ge=1)
+
+    def tokens(self, seconds: float) -> int:
+        """The limit for a clip of so many seconds, at least 1."""
+        return max(1, int(self.per_second * seconds + self.plus))
+
+
+class GenerationSettings(Settings):
+    """How an integration writes text unless the caller says otherwise."""
+
+    max_new_tokens: TokenBudget = TokenBudget()
+    min_new_tokens: int = Field(default=0, ge=0)
+
+
+class CtcVocabulary(Settings):
+    """The symbols of a CTC head; index 0 is the blank, index ``i + 1`` is ``symbols[i]``."""
+
+    symbols: tuple[str, ...] = Field(min_length=1)
+    """One string a symbol; a space is the word boundary."""
+    lowercase: bool = True
+    """Text is lower-cased before it is spelled."""
+
+    @field_validator("symbols", mode="before")
+    @classmethod
+    def _characters(cls, value: object) -> object:
+        """A string stands for its characters."""
+        return tuple(value) if isinstance(value, str) else value
+
+    @field_validator("symbols")
+    @classmethod
+    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("a symbol is listed twice")
+        if any(not symbol for symbol in value):
+            raise ValueError("a symbol is empty")
+        return value

@@ -1,0 +1,1 @@
+"""Training: ``config`` says what, ``batches`` feed, ``loop`` trains, ``state`` keeps, ``validation`` watches."""

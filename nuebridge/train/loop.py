@@ -1,0 +1,311 @@
+"""The training loop: from a configuration to a trained integration, through as many sittings as it takes."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import logging
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nuebridge.checkpoint import load, save
+from nuebridge.compose import Workshop
+from nuebridge.contracts import Part
+from nuebridge.data import Utterance, read_manifest
+from nuebridge.errors import TrainingError
+from nuebridge.model import Integration, Losses
+from nuebridge.train.batches import Batch, select, stream
+from nuebridge.train.config import PartConfig, TrainConfig
+from nuebridge.train.state import Progress, checkpoints, read_progress, restore, save_checkpoint
+from nuebridge.train.validation import validate
+
+log = logging.getLogger(__name__)
+
+
+class TrainingStopped(TrainingError):
+    """The run was asked to stop, has saved itself, and can be resumed."""
+
+    exit_status = 75
+
+
+def train(config: TrainConfig, workshop: Workshop, *, resume: bool = False) -> Path:
+    """Runs or resumes a training run; returns the folder of the trained integration.
+
+    Raises TrainingError, DataError, CheckpointError; TrainingStopped when a signal or
+    ``stop_after_minutes`` ends the sitting after a checkpoint was written.
+    """
+    found = checkpoints(config.output / "checkpoints")
+    final = config.output / "final"
+    if (found or final.exists()) and not resume:
+        raise TrainingError(f"{config.output} holds a run already; pass --resume to go on with it or choose another output")
+    if final.exists():
+        log.info("%s is there: this run is finished", final)
+        return final
+    run = _Run.open(config, workshop, found[-1][1] if found else None)
+    with _stop_on_signals() as stopping:
+        run.train(stopping)
+    run.integration.training_history.append(_history(config, run.progress))
+    save(run.integration, final)
+    return final
+
+
+@dataclass
+class _Run:
+    config: TrainConfig
+    integration: Integration
+    optimizer: torch.optim.Optimizer
+    utterances: list[Utterance]
+    validation: list[Utterance]
+    progress: Progress
+
+    @classmethod
+    def open(cls, config: TrainConfig, workshop: Workshop, checkpoint: Path | None) -> _Run:
+        torch.manual_seed(config.seed)
+        source = config.model if checkpoint is None else checkpoint / "integration"
+        integration = load(
+            source, device=config.device, manager=workshop.manager, registry=workshop.registry
+        )
+        if config.losses.ctc > 0 and integration.ctc_head is None:
+            raise TrainingError("losses.ctc is above 0, but the integration has no CTC head; compose with --ctc-head")
+        utterances, drops = select(config.data.train, config.data)
+        for line in drops:
+            log.warning(line)
+        validation = read_manifest(config.data.validation, need_text=True) if config.data.validation else []
+        groups = trainable_groups(integration, config)
+        optimizer = torch.optim.AdamW(
+            groups, betas=config.optimizer.betas, eps=config.optimizer.epsilon, fused=True
+        )
+        progress = Progress()
+        if checkpoint is not None:
+            progress = read_progress(checkpoint)
+            restore(checkpoint, optimizer)
+            log.info("resuming from step %d", progress.step)
+        limit = config.validation.max_utterances
+        return cls(config, integration, optimizer, utterances, validation[:limit], progress)
+
+    def train(self, stopping: _Stopping) -> None:
+        config = self.config
+        config.output.mkdir(parents=True, exist_ok=True)
+        started, before = time.monotonic(), self.progress.minutes
+        batches = stream(
+            self.utterances, config.data, config.seed, self.integration.sample_rate, self.progress.position
+        )
+        window = _Window()
+        while self.progress.step < config.schedule.steps:
+            batch = next(batches)
+            window.add(self._step(batch), float(batch.lengths.sum()) / self.integration.sample_rate)
+            self.progress.step += 1
+            self.progress.position = batch.next_position
+            self.progress.audio_seconds += float(batch.lengths.sum()) / self.integration.sample_rate
+            self.progress.minutes = before + (time.monotonic() - started) / 60
+            step, last = self.progress.step, self.progress.step == config.schedule.steps
+            if step % config.log_every_steps == 0 or last:
+                self._log("train", {**window.means(), "learning_rate": self._learning_rates()})
+                window = _Window()
+            if self.validation and (step % config.validation.every_steps == 0 or last):
+                self._validate()
+            minutes = (time.monotonic() - started) / 60
+            stop = stopping.asked or (config.stop_after_minutes is not None and minutes >= config.stop_after_minutes)
+            if step % config.checkpoints.every_steps == 0 or (stop and not last):
+                self._save()
+            if stop and not last:
+                raise TrainingStopped(f"stopped at step {step} of {config.schedule.steps}; the same command with --resume goes on")
+
+    def _step(self, batch: Batch) -> dict[str, float]:
+        config, device = self.config, self.integration.device
+        set_training_mode(self.integration)
+        factor = config.schedule.factor(self.progress.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak_learning_rate"] * factor
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.progress.step)
+        autocast = torch.autocast(device.type, torch.bfloat16) if config.precision == "bfloat16" else nullcontext()
+        with autocast:
+            losses = self.integration(
+                batch.waveforms.to(device),
+                batch.lengths.to(device),
+                batch.texts,
+                fields=self._fields(batch),
+                text_loss=config.losses.text > 0,
+                label_smoothing=config.losses.label_smoothing,
+                token_replacement=config.losses.token_replacement,
+                generator=generator,
+            )
+        total, figures = self._total(losses)
+        if not torch.isfinite(total):
+            names = ", ".join(utterance.id for utterance in batch.utterances)
+            raise TrainingError(
+                f"the loss is {float(total)} at step {self.progress.step} on the batch {names}; look at these "
+                "recordings, lower the learning rate, or resume from the last checkpoint"
+            )
+        total.backward()  # type: ignore[no-untyped-call]
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, config.optimizer.max_gradient_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return {**figures, "gradient_norm": float(norm)}
+
+    def _fields(self, batch: Batch) -> list[dict[str, str]]:
+        declared = self.integration.prompt.fields
+        default = {"language": self.integration.language} if self.integration.language else {}
+        return [
+            {name: value for name, value in {**default, **u.prompt_fields}.items() if name in declared}
+            for u in batch.utterances
+        ]
+
+    def _total(self, losses: Losses) -> tuple[Tensor, dict[str, float]]:
+        weights = self.config.losses
+        means: dict[str, tuple[Tensor, float]] = {}
+        if losses.text_tokens:
+            means["loss"] = losses.text / losses.text_tokens, weights.text
+        if losses.ctc is not None and losses.ctc_symbols and weights.ctc > 0:
+            means["ctc_loss"] = losses.ctc / losses.ctc_symbols, weights.ctc
+        for name, value in losses.auxiliary.items():
+            means[name] = value, 1.0
+        if not means:
+            raise TrainingError("a batch gave no loss at all; is every text longer than its audio allows?")
+        total = sum((value * weight for value, weight in means.values()), start=losses.text.new_zeros(()))
+        return total, {name: float(value.detach()) for name, (value, _) in means.items()}
+
+    def _validate(self) -> None:
+        settings = self.config.validation
+        result = validate(
+            self.integration,
+            self.validation,
+            batch_size=settings.batch_size,
+            samples=settings.samples,
+            text=self.config.losses.text > 0,
+        )
+        self._log("validation", {"wer": result.wer, "cer": result.cer, "ctc_cer": result.ctc_cer})
+        for reference, hypothesis in result.samples:
+            log.info("  reference:  %s", reference)
+            log.info("  hypothesis: %s", hypothesis)
+
+    def _save(self) -> None:
+        folder = self.config.output / "checkpoints"
+        save_checkpoint(folder, self.integration, self.optimizer, self.progress, self.config.checkpoints.keep)
+
+    def _learning_rates(self) -> dict[str, float]:
+        return {group["part"]: group["lr"] for group in self.optimizer.param_groups}
+
+    def _log(self, kind: str, figures: dict[str, Any]) -> None:
+        line = {"kind": kind, "step": self.progress.step, "minutes": round(self.progress.minutes, 2), **figures}
+        with (self.config.output / "metrics.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+        shown = " ".join(
+            f"{name} {value:.4g}" for name, value in figures.items() if isinstance(value, int | float)
+        )
+        log.info("%s step %d/%d  %s", kind, self.progress.step, self.config.schedule.steps, shown)
+
+
+def trainable_groups(integration: Integration, config: TrainConfig) -> list[dict[str, Any]]:
+    """Freezes and unfreezes as the configuration says; returns the optimiser's parameter groups.
+
+    Raises TrainingError for a pattern that matches nothing, and where nothing is left to train.
+    """
+    groups: list[dict[str, Any]] = []
+    for name, part in integration.parts.items():
+        settings: PartConfig = getattr(config.parts, name)
+        chosen = _chosen(name, part, settings.train)
+        for parameter in part.parameters():
+            parameter.requires_grad_(False)
+        for parameter in chosen:
+            parameter.requires_grad_(True)
+        unused = config.losses.text == 0 and name in ("bridge", "decoder")
+        if chosen and unused:
+            raise TrainingError(f"parts.{name} is to be trained, but losses.text is 0: set parts.{name}.train to false")
+        for decay, parameters in (
+            (config.optimizer.weight_decay, [p for p in chosen if p.dim() > 1]),
+            (0.0, [p for p in chosen if p.dim() <= 1]),
+        ):
+            if parameters:
+                groups.append(
+                    {
+                        "params": parameters,
+                        "part": name,
+                        "lr": settings.learning_rate,
+                        "peak_learning_rate": settings.learning_rate,
+                        "weight_decay": decay,
+                    }
+                )
+    if not groups:
+        raise TrainingError("every part is frozen: nothing is left to train")
+    return groups
+
+
+def _chosen(name: str, part: Part, patterns: bool | tuple[str, ...]) -> list[nn.Parameter]:
+    if isinstance(patterns, bool):
+        return list(part.parameters()) if patterns else []
+    available = part.parameter_groups()
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(group.name, pattern) for group in available):
+            names = ", ".join(group.name for group in available)
+            raise TrainingError(f"parts.{name}.train: no parameter group matches {pattern!r}; there are: {names}")
+    return [
+        parameter
+        for group in available
+        if any(fnmatch.fnmatchcase(group.name, pattern) for pattern in patterns)
+        for parameter in group.parameters
+    ]
+
+
+def set_training_mode(integration: Integration) -> None:
+    """Parts with something to train go into train mode, frozen ones into eval mode."""
+    for part in integration.parts.values():
+        part.train(any(parameter.requires_grad for parameter in part.parameters()))
+
+
+class _Window:
+    """Means over the steps since the last log line."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.steps = 0
+        self.audio_seconds = 0.0
+        self.started = time.monotonic()
+
+    def add(self, figures: dict[str, float], audio_seconds: float) -> None:
+        self.steps += 1
+        self.audio_seconds += audio_seconds
+        for name, value in figures.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def means(self) -> dict[str, float]:
+        means = {name: value / self.steps for name, value in self.sums.items()}
+        return {**means, "audio_seconds_per_second": self.audio_seconds / (time.monotonic() - self.started)}
+
+
+class _Stopping:
+    asked = False
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[_Stopping]:
+    """Within the block, SIGTERM and SIGINT ask for a stop after the current step instead of ending the process."""
+    stopping = _Stopping()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        stopping.asked = True
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stopping
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _history(config: TrainConfig, progress: Progress) -> dict[str, Any]:
+    return {
+        "steps": progress.step,
+        "audio_hours": round(progress.audio_seconds / 3600, 3),
+        "configuration": config.model_dump(mode="json"),
+    }
