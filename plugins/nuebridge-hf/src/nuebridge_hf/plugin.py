@@ -1,0 +1,87 @@
+"""What this plugin offers. Only records: transformers is imported when a part is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nuebridge.hookspecs import CheckpointFormat, SpeechEncoderComponent, TextDecoderComponent, hookimpl
+from nuebridge_hf.options import DecoderOptions, EncoderOptions
+
+if TYPE_CHECKING:
+    from nuebridge.contracts import SpeechEncoder, TextDecoder
+    from nuebridge.model import Integration
+
+
+def _hubert() -> type[SpeechEncoder]:
+    from nuebridge_hf.wav2vec_family import HubertEncoder
+
+    return HubertEncoder
+
+
+def _wav2vec2() -> type[SpeechEncoder]:
+    from nuebridge_hf.wav2vec_family import Wav2Vec2Encoder
+
+    return Wav2Vec2Encoder
+
+
+def _causal_lm() -> type[TextDecoder]:
+    from nuebridge_hf.causal_lm import CausalLm
+
+    return CausalLm
+
+
+def _nue_asr() -> Callable[[Path], Integration]:
+    from nuebridge_hf.nue_asr import load_nue_asr
+
+    return load_nue_asr
+
+
+def _is_nue_asr(config: Mapping[str, Any]) -> bool:
+    return config.get("model_type") == "nue_asr"
+
+
+@hookimpl
+def nuebridge_speech_encoders() -> list[SpeechEncoderComponent]:
+    return [
+        SpeechEncoderComponent(
+            name="hubert",
+            summary="HuBERT: self-supervised frames of raw audio at 50 Hz",
+            load=_hubert,
+            options=EncoderOptions,
+            model_types=("hubert",),
+        ),
+        SpeechEncoderComponent(
+            name="wav2vec2",
+            summary="wav2vec 2.0 and its multilingual kin: frames of raw audio at 50 Hz",
+            load=_wav2vec2,
+            options=EncoderOptions,
+            model_types=("wav2vec2",),
+        ),
+    ]
+
+
+@hookimpl
+def nuebridge_text_decoders() -> list[TextDecoderComponent]:
+    return [
+        TextDecoderComponent(
+            name="causal-lm",
+            summary="Any causal language model that transformers knows",
+            load=_causal_lm,
+            options=DecoderOptions,
+            model_types=("*",),
+        )
+    ]
+
+
+@hookimpl
+def nuebridge_checkpoint_formats() -> list[CheckpointFormat]:
+    return [
+        CheckpointFormat(
+            name="nue-asr",
+            summary="The published Nue-ASR format: HuBERT, two convolutions and GPT-NeoX in one file",
+            load=_nue_asr,
+            recognises=_is_nue_asr,
+        )
+    ]
