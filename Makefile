@@ -49,7 +49,7 @@ test-install: setup  ## installs into fresh environments, with plugins from outs
 	$(PYTEST) -q -m install tests/install
 
 acceptance: setup  ## measures what the model cards and the issue promise
-	$(OFFLINE) $(PYTEST) -q -m "not browser and not install" tests/acceptance
+	$(OFFLINE) $(PYTEST) -q -s -m "not browser and not install" tests/acceptance
 
 docs: $(VENV)/.installed-dev  ## build the documentation into site/
 	$(BIN)/python docs/reference/generate.py
