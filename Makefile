@@ -68,15 +68,18 @@ clean:  ## remove the environments and everything built
 
 # --- environments -------------------------------------------------------------------------------
 
-# pip refuses the extra `all` beside editable plugins, so the plugins are spelled out.
+# pip refuses the extra `all` beside editable plugins, so the plugins are spelled out. One build backend for all
+# of them, and byte code on first use, halve the time.
+INSTALL = $(PIP) hatchling editables && $(PIP) --no-build-isolation --no-compile
+
 $(VENV)/.installed: $(PYPROJECTS) | $(BIN)/python
 	@echo "installing nuebridge and its plugins into $(VENV) (a few minutes the first time)"
-	@$(PIP) -e . $(addprefix -e ,$(PLUGINS))
+	@$(INSTALL) -e . $(addprefix -e ,$(PLUGINS))
 	@touch $@
 
 $(VENV)/.installed-dev: $(PYPROJECTS) | $(BIN)/python
 	@echo "installing nuebridge, its plugins and the development tools into $(VENV) (a few minutes the first time)"
-	@$(PIP) -e ".[dev]" $(addprefix -e ,$(PLUGINS) $(APPS))
+	@$(INSTALL) -e ".[dev]" $(addprefix -e ,$(PLUGINS) $(APPS))
 	@touch $(VENV)/.installed $@
 
 $(BIN)/python:

@@ -8,8 +8,9 @@ venv=.venv-old
 if [ ! -e "$venv/.installed" ] || [ -n "$(find .ci/constraints-old.txt pyproject.toml plugins/*/pyproject.toml -newer "$venv/.installed")" ]; then
   echo "installing transformers 4.57 and torch 2.9.1 into $venv"
   [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c .ci/constraints-old.txt \
-    -e . -e plugins/nuebridge-hf -e plugins/nuebridge-bridges -e plugins/nuebridge-tiny \
+  install="$venv/bin/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints-old.txt"
+  $install hatchling editables
+  $install --no-build-isolation --no-compile -e . -e plugins/nuebridge-hf -e plugins/nuebridge-bridges -e plugins/nuebridge-tiny \
     pytest pytest-timeout hypothesis
   touch "$venv/.installed"
 fi

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nuebridge.checkpoint import load, save
+    from nuebridge.checkpoint import load, push_to_hub, save
     from nuebridge.compose import compose
     from nuebridge.contracts import RecognitionOptions, Transcript
     from nuebridge.model import Integration
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "load": "checkpoint",
     "save": "checkpoint",
+    "push_to_hub": "checkpoint",
     "compose": "compose",
     "RecognitionOptions": "contracts",
     "Transcript": "contracts",
@@ -39,6 +40,7 @@ __all__ = [
     "Transcript",
     "compose",
     "load",
+    "push_to_hub",
     "save",
 ]
 

@@ -10,7 +10,6 @@ its source and the hash of the weights it had. Nothing here unpickles or runs co
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
-from pydantic import model_validator
+from pydantic import BaseModel, model_validator
 from safetensors import SafetensorError
 
 from nuebridge.compose import Workshop, compose_entry
@@ -86,7 +85,9 @@ def _open_entry(entry: IntegrationEntry, revision: str | None, workshop: Worksho
     said = entry.model_fields_set
     if "prompt" in said and entry.prompt is not None:
         integration.prompt = entry.prompt
-    limits = {name: getattr(entry, name) for name in ("max_new_tokens", "min_new_tokens") if name in said}
+    limits: dict[str, Any] = {
+        name: getattr(entry, name) for name in ("max_new_tokens", "min_new_tokens") if name in said
+    }
     integration.generation = integration.generation.model_copy(update=limits)
     if entry.max_audio_seconds is not None:
         integration.max_audio_seconds = entry.max_audio_seconds
@@ -180,20 +181,18 @@ class _Saved(Settings):
 
 
 def _load_own(folder: Path, config: Mapping[str, Any], workshop: Workshop) -> Integration:
-    try:
-        saved = validate(config, _Saved, str(folder / CONFIG_FILE))
-    except ConfigError as error:
-        faults = "; ".join(line.strip() for line in str(error).splitlines())
-        raise CheckpointError(f"{faults}: the file is damaged or was edited; copy it again") from error
+    with _faults_of(folder / CONFIG_FILE):
+        saved = validate(config, _Saved, CONFIG_FILE)
     parts = saved.parts
     encoder = _load_sourced(folder, "encoder", SpeechEncoderComponent, parts.encoder, workshop)
     decoder = _load_sourced(folder, "decoder", TextDecoderComponent, parts.decoder, workshop)
     sizes = encoder.hidden_size, decoder.hidden_size
-    ref = _find(workshop, BridgeComponent, parts.bridge)
-    bridge = ref.load().load(folder / "bridge", *sizes, ref.parse_options(parts.bridge.options))
+    ref, options = _component(folder, BridgeComponent, parts.bridge, workshop)
+    bridge = ref.load().load(folder / "bridge", *sizes, options)
     head = None
     if parts.ctc_head is not None:
-        vocabulary = validate(parts.ctc_head.options, CtcVocabulary, f"{folder / CONFIG_FILE}: the CTC head")
+        with _faults_of(folder / CONFIG_FILE):
+            vocabulary = validate(parts.ctc_head.options, CtcVocabulary, "options of the CTC head")
         head = CtcHead.load(folder / "ctc_head", encoder.hidden_size, vocabulary)
     present = {name: part for name, part in parts if part is not None}
     integration = Integration(
@@ -214,13 +213,28 @@ def _load_own(folder: Path, config: Mapping[str, Any], workshop: Workshop) -> In
     return integration
 
 
-def _find(workshop: Workshop, kind: type[C], saved: _SavedPart) -> ComponentRef[C]:
-    return workshop.manager.find(kind, saved.info.component, distribution=saved.info.distribution)
+@contextmanager
+def _faults_of(file: Path) -> Iterator[None]:
+    """Makes one line of what a configuration file misstates."""
+    try:
+        yield
+    except ConfigError as error:
+        faults = "; ".join(line.strip() for line in str(error).splitlines())
+        raise CheckpointError(
+            f"{file} does not say what it should ({faults}): it is damaged, was edited, or comes from another "
+            "release of the plugin; copy it again or install that release"
+        ) from error
+
+
+def _component(folder: Path, kind: type[C], saved: _SavedPart, workshop: Workshop) -> tuple[ComponentRef[C], BaseModel]:
+    """The component that reads a saved part, and the part's options."""
+    ref = workshop.manager.find(kind, saved.info.component, distribution=saved.info.distribution)
+    with _faults_of(folder / CONFIG_FILE):
+        return ref, ref.parse_options(saved.options)
 
 
 def _load_sourced(folder: Path, name: str, kind: type[Component], saved: _SavedPart, workshop: Workshop) -> Any:
-    ref = _find(workshop, kind, saved)
-    options = ref.parse_options(saved.options)
+    ref, options = _component(folder, kind, saved, workshop)
     if saved.weights == "here":
         return ref.load().load(str(folder / name), options)
     source = saved.info.source
@@ -266,7 +280,7 @@ def save(
     if weights not in ("all", "trained"):
         raise CheckpointError(f"unknown choice of weights {weights!r}; allowed: all, trained")
     stored = _storage_dtype(integration, dtype)
-    _check_target(folder, overwrite)
+    check_target(folder, overwrite)
     left_out = _untouched(integration) if weights == "trained" else frozenset()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -284,7 +298,8 @@ def save(
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _check_target(folder: Path, overwrite: bool) -> None:
+def check_target(folder: Path, overwrite: bool = False) -> None:
+    """Raises CheckpointError where what is in ``folder`` keeps an integration from being saved there."""
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -302,13 +317,36 @@ def _check_target(folder: Path, overwrite: bool) -> None:
 
 def _untouched(integration: Integration) -> frozenset[str]:
     """Names of the parts that can be had from their source again, weight for weight."""
-    untouched = set()
-    for name, part in integration.parts.items():
-        info = integration.part_info.get(name)
-        if isinstance(part, SourcedPart) and info is not None and info.source is not None:
-            if weight_hash({"part": part}) == info.source_hash:
-                untouched.add(name)
-    return frozenset(untouched)
+    info = integration.part_info
+    return frozenset(
+        name
+        for name, part in integration.parts.items()
+        if isinstance(part, SourcedPart) and name in info and info[name].source is not None
+        if weight_hash({"part": part}) == info[name].source_hash
+    )
+
+
+def push_to_hub(
+    integration: Integration, repo_id: str, *, private: bool = False, weights: Literal["all", "trained"] = "all"
+) -> str:
+    """Saves an integration and uploads it to a hub repository, made where it does not exist.
+
+    Uses the token that ``hf auth login`` stored. Returns the commit's address. Raises CheckpointError.
+    """
+    from huggingface_hub import HfApi
+
+    with tempfile.TemporaryDirectory() as folder:
+        save(integration, Path(folder) / "model", weights=weights)
+        try:
+            api = HfApi()
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            commit = api.upload_folder(repo_id=repo_id, folder_path=Path(folder) / "model")
+        except (OSError, ValueError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise CheckpointError(
+                f"cannot upload to {repo_id} ({reason}); check the name, the connection and `hf auth whoami`"
+            ) from error
+    return str(commit.commit_url)
 
 
 def _write(integration: Integration, folder: Path, stored: torch.dtype, left_out: Collection[str]) -> None:

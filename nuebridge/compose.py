@@ -6,7 +6,6 @@ A name is an entry of the registry, a folder, a hub id, or ``COMPONENT-ID:SOURCE
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from nuebridge.errors import ConfigError
 from nuebridge.hookspecs import BridgeComponent, Component, SpeechEncoderComponent, TextDecoderComponent
 from nuebridge.model import Integration, PartInfo, with_info
 from nuebridge.plugins import ComponentRef, PluginManager
-from nuebridge.registry import BridgeEntry, CtcHeadEntry, DecoderEntry, EncoderEntry, IntegrationEntry, Registry
+from nuebridge.registry import BridgeEntry, DecoderEntry, EncoderEntry, IntegrationEntry, Registry
 from nuebridge.settings import GenerationSettings, PromptTemplate
 
 CTC_HEAD = "ctc-head"
@@ -37,12 +36,6 @@ class Workshop:
         manager = manager or PluginManager.discover()
         return cls(manager, registry or Registry.load(manager))
 
-    @classmethod
-    def open_with(cls, registry_file: Path | None) -> Workshop:
-        """Those of the environment, with one more registry file above all others."""
-        manager = PluginManager.discover()
-        return cls(manager, Registry.load(manager, files=[] if registry_file is None else [registry_file]))
-
 
 def compose(
     encoder: str,
@@ -60,17 +53,16 @@ def compose(
 ) -> Integration:
     """Joins parts named in the registry (or given as folder, hub id or ``COMPONENT-ID:SOURCE``).
 
-    The bridge and the CTC head are new and untrained, their weights drawn from ``seed``. Without
-    a prompt, the decoder's begin-of-text token opens it. Raises RegistryError, PluginError,
-    CheckpointError or SizeMismatchError.
+    The bridge and the CTC head are new and untrained, their weights drawn from ``seed``; all
+    weights are float32 in memory, and the model is in eval mode. Without a prompt, the decoder's
+    begin-of-text token opens it. Raises RegistryError, PluginError, CheckpointError or SizeMismatchError.
     """
     workshop = Workshop.open(manager, registry)
+    # Loading may take minutes: a name that is not there is found first.
+    bridge_entry = workshop.registry.resolve("bridges", bridge, workshop.manager)
+    head_entry = None if ctc_head is None else workshop.registry.resolve("ctc_heads", ctc_head, workshop.manager)
     speech = _sourced(workshop, SpeechEncoderComponent, "encoders", encoder)
     text = _sourced(workshop, TextDecoderComponent, "decoders", decoder)
-    bridge_entry = workshop.registry.resolve("bridges", bridge, workshop.manager)
-    assert isinstance(bridge_entry, BridgeEntry)
-    head_entry = None if ctc_head is None else workshop.registry.resolve("ctc_heads", ctc_head, workshop.manager)
-    assert head_entry is None or isinstance(head_entry, CtcHeadEntry)
     encoder_part, decoder_part = speech.part, text.part
     assert isinstance(encoder_part, SpeechEncoder) and isinstance(decoder_part, TextDecoder)
     with torch.random.fork_rng(devices=[]):
@@ -80,7 +72,7 @@ def compose(
     info = {"encoder": speech.info, "bridge": bridge_info, "decoder": text.info}
     if head is not None:
         info["ctc_head"] = ctc_head_info()
-    return Integration(
+    integration = Integration(
         encoder_part,
         built,
         decoder_part,
@@ -91,6 +83,7 @@ def compose(
         language=language,
         part_info=info,
     )
+    return integration.float().eval()
 
 
 def compose_entry(entry: IntegrationEntry, workshop: Workshop, *, seed: int = 0) -> Integration:
@@ -120,7 +113,7 @@ def default_prompt(decoder: TextDecoder) -> PromptTemplate:
     return PromptTemplate(prefix=token.replace("{", "{{").replace("}", "}}"))
 
 
-def part_info(ref: ComponentRef, **source: Any) -> PartInfo:
+def part_info(ref: ComponentRef[Any], **source: Any) -> PartInfo:
     """Where a part comes from, given the component that makes it."""
     return PartInfo(ref.id, ref.distribution, ref.version, **source)
 

@@ -6,6 +6,7 @@ and as a check on the decoder. Connectionist temporal classification: Graves et 
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -76,9 +77,7 @@ class CtcHead(Part):
         """The text of each clip by its best path. ``frames.ctc_logits`` must be filled in."""
         assert frames.ctc_logits is not None
         best = frames.ctc_logits.argmax(-1).cpu()
-        return [
-            self.decode(row[:length].tolist()) for row, length in zip(best, frames.lengths.tolist(), strict=True)
-        ]
+        return [self.decode(row[:length].tolist()) for row, length in zip(best, frames.lengths.tolist(), strict=True)]
 
     def parameter_groups(self) -> list[ParameterGroup]:
         return [ParameterGroup("head", tuple(self.parameters()))]
@@ -93,7 +92,7 @@ def ctc_loss(frames: Frames, targets: Sequence[Sequence[int]]) -> tuple[Tensor, 
     """
     assert frames.ctc_logits is not None
     fits = [
-        len(target) + sum(a == b for a, b in zip(target, target[1:], strict=False)) <= length
+        len(target) + sum(a == b for a, b in itertools.pairwise(target)) <= length
         for target, length in zip(targets, frames.lengths.tolist(), strict=True)
     ]
     kept = [target if fit else [] for target, fit in zip(targets, fits, strict=True)]

@@ -23,13 +23,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pluggy
-from pydantic import BaseModel, ConfigDict
 
+# pydantic is not imported here: a plugin that has no options answers without it, and it is slow.
 if TYPE_CHECKING:
-    import typer
+    from pydantic import BaseModel
 
     from nuebridge.contracts import Bridge, SpeechEncoder, TextDecoder
     from nuebridge.model import Integration
+    from nuebridge.settings import NoOptions as NoOptions
 
 PROJECT = "nuebridge"
 """pluggy's project name and the entry-point group in which plugins announce themselves."""
@@ -41,10 +42,12 @@ hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
-class NoOptions(BaseModel):
-    """Options model of a component that has none."""
+def __getattr__(name: str) -> Any:
+    if name != "NoOptions":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from nuebridge.settings import NoOptions
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    return NoOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +60,8 @@ class Component:
     """One line for ``nuebridge plugins``."""
     load: Callable[[], Any]
     """Imports and returns the implementation."""
-    options: type[BaseModel] = NoOptions
-    """pydantic model of the options that a registry entry may set; unknown keys are errors."""
+    options: type[BaseModel] | None = None
+    """pydantic model of the options that a registry entry may set; it refuses unknown keys. None: no options."""
     contract_version: int = CONTRACT_VERSION
     """The contract version this component was written for."""
 

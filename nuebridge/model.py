@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ from nuebridge.contracts import (
 from nuebridge.ctc import CtcHead, ctc_loss
 from nuebridge.data import Utterance
 from nuebridge.decoding import generate
-from nuebridge.errors import NumericalError, SizeMismatchError
+from nuebridge.errors import ConfigError, NumericalError, SizeMismatchError
 from nuebridge.prompt import IGNORED, build_prompt
 from nuebridge.settings import GenerationSettings, PromptTemplate
 from nuebridge.tensors import weight_hash
@@ -228,9 +229,7 @@ class Integration(nn.Module, Recognizer):
             ),
         )
         language = options.language or self.language
-        return [
-            self._transcript(row, duration, language) for row, duration in zip(generated, seconds, strict=True)
-        ]
+        return [self._transcript(row, duration, language) for row, duration in zip(generated, seconds, strict=True)]
 
     def transcribe(self, audio: Any, *, batch_size: int = 8, **options: Any) -> list[Transcript]:
         """Transcribes recordings of any length: paths, lines of a manifest, or 1-D float arrays at ``sample_rate``.
@@ -248,6 +247,39 @@ class Integration(nn.Module, Recognizer):
             assert result.transcript is not None
             transcripts.append(result.transcript)
         return transcripts
+
+    @classmethod
+    def load(cls, source: str | Path, **options: Any) -> Integration:
+        """:func:`nuebridge.load`, also as ``from_pretrained``."""
+        from nuebridge.checkpoint import load
+
+        return load(source, **options)
+
+    def save(self, folder: str | Path, **options: Any) -> None:
+        """:func:`nuebridge.save`, also as ``save_pretrained``."""
+        from nuebridge.checkpoint import save
+
+        save(self, folder, **options)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """:func:`nuebridge.push_to_hub`: saves and uploads; returns the address."""
+        from nuebridge.checkpoint import push_to_hub
+
+        return push_to_hub(self, repo_id, **options)
+
+    from_pretrained = load
+    save_pretrained = save
+
+    def freeze(self, *parts: str) -> None:
+        """Freezes the named parts (``encoder``, ``ctc_head``, ``bridge``, ``decoder``) and unfreezes the others.
+
+        A frozen part gets no gradients; training configurations freeze by part and by layer.
+        """
+        unknown = [name for name in parts if name not in self.parts]
+        if unknown:
+            raise ConfigError(f"there is no part {unknown[0]!r}; this integration has {', '.join(self.parts)}")
+        for name, part in self.parts.items():
+            part.requires_grad_(name not in parts)
 
     def _language_field(self, asked: str | None) -> str | None:
         """A language the caller asks for must be declared by the prompt; the integration's own need not."""
@@ -267,7 +299,13 @@ class Integration(nn.Module, Recognizer):
             warnings = (f"the text was cut at {len(row.token_ids)} tokens; allow more with max_new_tokens",)
         segment = Segment(0.0, duration, text, avg_logprob=row.avg_logprob, truncated=row.truncated)
         return Transcript(
-            text, duration, (segment,), language=language, avg_logprob=row.avg_logprob, warnings=warnings
+            text,
+            duration,
+            (segment,),
+            language=language,
+            avg_logprob=row.avg_logprob,
+            warnings=warnings,
+            token_ids=tuple(row.token_ids),
         )
 
 

@@ -16,6 +16,10 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class NoOptions(Settings):
+    """Options model of a component that has none."""
+
+
 PROMPT_FIELDS = ("language", "task", "context")
 """Fields that a prompt template may declare by writing them in braces."""
 
@@ -48,9 +52,9 @@ class PromptTemplate(Settings):
             if name not in PROMPT_FIELDS:
                 raise ValueError(f"the prompt declares the field {name!r}; known fields: {', '.join(PROMPT_FIELDS)}")
         for part in (self.prefix, self.suffix):
-            for _, name, form, conversion in string.Formatter().parse(part):
+            for _, field, form, conversion in string.Formatter().parse(part):
                 if form or conversion:
-                    raise ValueError(f"the field {name!r} is written with a format; write {{{name}}} alone")
+                    raise ValueError(f"the field {field!r} is written with a format; write {{{field}}} alone")
         for name in self.defaults:
             if name not in declared:
                 raise ValueError(f"a default is given for {name!r}, which the prompt does not declare")

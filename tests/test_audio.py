@@ -145,9 +145,7 @@ def test_a_film_longer_than_its_sound_is_whole(tmp_path: Path) -> None:
         assert len(load_audio(path, RATE)) == pytest.approx(RATE, abs=0.05 * RATE)
 
 
-@pytest.mark.parametrize(
-    ("suffix", "codec"), [(".wav", "pcm_s16le"), (".wav", "pcm_f32le"), (".flac", "flac")]
-)
+@pytest.mark.parametrize(("suffix", "codec"), [(".wav", "pcm_s16le"), (".wav", "pcm_f32le"), (".flac", "flac")])
 def test_no_samples_give_an_empty_array(tmp_path: Path, suffix: str, codec: str) -> None:
     waveform = load_audio(encode(tmp_path / f"a{suffix}", burst(0.0, 48_000), 48_000, codec), RATE)
     assert waveform.shape == (0,) and waveform.dtype == np.float32
@@ -234,7 +232,9 @@ def test_a_playlist_does_not_open_other_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0.95, 0.8, 0.5, 0.1])
-@pytest.mark.parametrize("suffix", [".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".mp4", ".webm", ".mkv", ".aiff", ".au"])
+@pytest.mark.parametrize(
+    "suffix", [".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".mp4", ".webm", ".mkv", ".aiff", ".au"]
+)
 def test_truncated_files_are_errors(tmp_path: Path, suffix: str, share: float) -> None:
     data = encode(tmp_path / f"whole{suffix}", burst(5.0, 48_000, level=0.9), 48_000).read_bytes()
     cut = written(tmp_path / f"cut{suffix}", data[: int(share * len(data))])

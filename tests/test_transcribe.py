@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,8 +98,8 @@ def test_files_of_every_kind(tmp_path: Path) -> None:
     [
         lambda w: w,
         lambda w: w.astype(np.float64),
-        lambda w: torch.from_numpy(w),
-        lambda w: torch.from_numpy(w).double(),
+        torch.tensor,
+        lambda w: torch.tensor(w).double(),
     ],
     ids=["float32", "float64", "tensor", "double tensor"],
 )
@@ -206,13 +207,13 @@ def test_long_recordings_are_cut_and_joined() -> None:
 
 
 def test_a_silent_piece_is_left_out_and_named() -> None:
-    waveform = np.concatenate([tone(9.0, 0.6), np.zeros(12_000, np.float32), tone(9.0, 0.3)])
+    waveform = np.concatenate([tone(9.0, 0.6), np.zeros(12_000, np.float32), tone(4.0, 0.3)])
     transcript = only(transcribe(Meter(), [waveform]))
-    assert transcript.text == "60 30" and transcript.duration == 30.0
+    assert transcript.text == "60 30" and transcript.duration == 25.0
     assert len(transcript.warnings) == 1 and transcript.warnings[0].endswith(
         "s: silent: nothing is louder than -90 dBFS"
     )
-    assert transcript.segments[-1].end == 30.0
+    assert transcript.segments[-1].end == 25.0
 
 
 def test_without_a_limit_nothing_is_cut() -> None:
@@ -266,7 +267,8 @@ def test_a_clip_that_the_recogniser_refuses_does_not_spoil_its_batch() -> None:
 def test_a_refused_piece_names_its_place_and_refuses_the_recording() -> None:
     waveform = np.concatenate([tone(9.0, 0.6), tone(9.0, 1.0)])
     (result,) = transcribe(Meter(), [waveform])
-    assert result.transcript is None and str(result.error).endswith("-18.00 s: too loud")
+    assert result.transcript is None
+    assert re.fullmatch(r"array 0: 7\.\d\d-1\d\.\d\d s: too loud", str(result.error))
 
 
 @pytest.mark.parametrize("kind", [AudioTooShortError, PromptError])

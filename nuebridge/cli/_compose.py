@@ -7,8 +7,11 @@ from typing import Annotated
 
 import typer
 
+from nuebridge.cli._context import RegistryFiles
+
 
 def compose(
+    ctx: typer.Context,
     encoder: Annotated[str, typer.Option(help="Speech encoder: registry name, folder, hub id or COMPONENT:SOURCE.")],
     bridge: Annotated[str, typer.Option(help="Bridge: registry name.")],
     decoder: Annotated[str, typer.Option(help="Text decoder: registry name, folder, hub id or COMPONENT:SOURCE.")],
@@ -20,21 +23,22 @@ def compose(
     suffix: Annotated[str, typer.Option(help="Prompt between the audio and the text.")] = "",
     language: Annotated[str | None, typer.Option(help="Language of the speech, a code such as 'en'.")] = None,
     max_audio_seconds: Annotated[
-        float | None, typer.Option(help="Longest clip it reads at once; longer ones are cut at quiet places.")
+        float | None, typer.Option(min=0.1, help="Longest clip it reads at once; longer ones are cut at quiet places.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the new bridge and CTC head.")] = 0,
-    registry: Annotated[Path | None, typer.Option(help="A registry file above all others.")] = None,
+    registry: RegistryFiles = None,
 ) -> None:
     """Join an encoder, a bridge and a decoder into an integration, its bridge yet untrained."""
-    from nuebridge.checkpoint import save
-    from nuebridge.compose import Workshop, default_prompt
+    from nuebridge.checkpoint import check_target, save
     from nuebridge.compose import compose as compose_parts
-    from nuebridge.errors import CheckpointError
+    from nuebridge.compose import default_prompt
+    from nuebridge.config import validate
     from nuebridge.settings import PromptTemplate
 
-    if output.exists() and any(output.iterdir()):
-        raise CheckpointError(f"{output} exists and is not empty; choose another folder")
-    workshop = Workshop.open_with(registry)
+    # Both are known to be right before the parts are loaded, which may take minutes.
+    check_target(output)
+    prompt = validate({"prefix": prefix or "", "suffix": suffix}, PromptTemplate, "prompt")
+    workshop = ctx.obj.workshop(registry)
     integration = compose_parts(
         encoder,
         bridge,
@@ -46,8 +50,9 @@ def compose(
         manager=workshop.manager,
         registry=workshop.registry,
     )
-    opening = default_prompt(integration.decoder).prefix if prefix is None else prefix
-    integration.prompt = PromptTemplate(prefix=opening, suffix=suffix)
+    if prefix is None:
+        prompt = prompt.model_copy(update={"prefix": default_prompt(integration.decoder).prefix})
+    integration.prompt = prompt
     save(integration, output)
     for name, part in integration.parts.items():
         count = sum(parameter.numel() for parameter in part.parameters())

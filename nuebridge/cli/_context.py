@@ -26,7 +26,7 @@ class CliContext:
     """One run of the command line: ``ctx.obj`` of every verb, those of plugins included."""
 
     def __init__(self) -> None:
-        self._warned = False
+        self._warned: set[str] = set()
 
     @cached_property
     def manager(self) -> PluginManager:
@@ -35,10 +35,19 @@ class CliContext:
 
         return PluginManager.discover()
 
-    def warn_of_plugins(self) -> None:
-        """Tells of plugins that cannot be used, in one line on stderr, once."""
-        found = [] if self._warned else self.manager.warnings()
-        self._warned = True
+    @cached_property
+    def command_plugins(self) -> PluginManager:
+        """Only the plugins that may add commands: to list commands is not to wait for all the others."""
+        from nuebridge.plugins import PluginManager
+
+        manager = PluginManager.discover(hook="nuebridge_cli_commands")
+        self.warn_of_plugins(manager)
+        return manager
+
+    def warn_of_plugins(self, manager: PluginManager | None = None) -> None:
+        """Tells of plugins that cannot be used, in one line on stderr, each once."""
+        found = [line for line in (manager or self.manager).warnings() if line not in self._warned]
+        self._warned.update(found)
         if found:
             warn("; ".join(found) + "; see `nuebridge plugins`")
 

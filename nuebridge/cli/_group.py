@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -12,51 +13,49 @@ from nuebridge.errors import PluginError
 
 if TYPE_CHECKING:
     from nuebridge.hookspecs import CliCommand
-    from nuebridge.plugins import ComponentRef
+    from nuebridge.plugins import ComponentRef, PluginManager
 
 
 class Verbs(TyperGroup):
     """Looks for plugins' verbs only to list them or to run one that is not built in."""
 
-    _complete = False
-
     def list_commands(self, ctx: Any) -> list[str]:
         """The built-in verbs in their own order, then those of plugins by name."""
-        self._add_contributed(ctx)
-        return super().list_commands(ctx)
+        manager = ctx.ensure_object(CliContext).command_plugins
+        return [*super().list_commands(ctx), *self._contributed(manager, warn)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The verb of that name, or None."""
-        if cmd_name not in self.commands:
-            self._add_contributed(ctx)
-        return super().get_command(ctx, cmd_name)
+        if cmd_name in self.commands:
+            return self.commands[cmd_name]
+        context = ctx.ensure_object(CliContext)
+        command = self._contributed(context.command_plugins).get(cmd_name)
+        # A plugin may have made its hook in a way that only importing it shows.
+        return command or self._contributed(context.manager).get(cmd_name)
 
-    def _add_contributed(self, ctx: Any) -> None:
-        if self._complete:
-            return
-        self._complete = True
+    def _contributed(
+        self, manager: PluginManager, tell: Callable[[str], None] | None = None
+    ) -> dict[str, ContributedCommand]:
         from nuebridge.hookspecs import CliCommand
 
-        context = ctx.ensure_object(CliContext)
-        context.warn_of_plugins()
-        built_in = set(self.commands)
         offers: dict[str, list[ComponentRef[CliCommand]]] = {}
-        for ref in context.manager.refs(CliCommand):
+        for ref in manager.refs(CliCommand):
             name = ref.record.name
-            if name in built_in:
-                warn(f"the command {name!r} of plugin {ref.plugin!r} is left out: nuebridge has one of that name")
-            else:
+            if name not in self.commands:
                 offers.setdefault(name, []).append(ref)
-        for name, refs in sorted(offers.items()):
-            self.add_command(ContributedCommand(refs), name)
+            elif tell is not None:
+                tell(f"the command {name!r} of plugin {ref.plugin!r} is left out: nuebridge has one of that name")
+        return {name: ContributedCommand(refs) for name, refs in sorted(offers.items())}
 
 
 class ContributedCommand(TyperCommand):
     """A plugin's verb; its code is loaded when it is run or asked for its own help, not to list it."""
 
     def __init__(self, refs: list[ComponentRef[CliCommand]]) -> None:
-        record = refs[0].record
-        super().__init__(record.name, help=record.summary, rich_markup_mode=None)
+        summary = refs[0].record.summary
+        if len(refs) > 1:
+            summary = f"Added by more than one plugin: {', '.join(ref.plugin for ref in refs)}."
+        super().__init__(refs[0].record.name, help=summary, rich_markup_mode=None)
         self.refs = refs
         self._command: Any = None
 
@@ -78,9 +77,14 @@ class ContributedCommand(TyperCommand):
             self._command = typer.main.get_command(single)
         return self._command
 
-    def get_params(self, ctx: Any) -> Any:
+    @property
+    def params(self) -> Any:
         """The options and arguments of the plugin's function."""
-        return self.load().get_params(ctx)
+        return self.load().params
+
+    @params.setter
+    def params(self, value: Any) -> None:
+        """The base class sets its own, which are none."""
 
     def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> Any:
         """Hands over to the plugin's command, which the context then runs."""

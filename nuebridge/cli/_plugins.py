@@ -18,17 +18,18 @@ verbs = typer.Typer(help="The installed plugins and what they offer.", rich_mark
 @verbs.callback(invoke_without_command=True)
 def _default(ctx: typer.Context, as_json: JsonFlag = False) -> None:
     if ctx.invoked_subcommand is None:
-        _print(ctx.obj, as_json)
+        print_plugins(ctx.obj, as_json)
 
 
 @verbs.command("list")
 def list_plugins(ctx: typer.Context, as_json: JsonFlag = False) -> None:
     """List the installed plugins; the same as `nuebridge plugins`."""
     above = ctx.parent is not None and ctx.parent.params["as_json"]
-    _print(ctx.obj, as_json or above)
+    print_plugins(ctx.obj, as_json or above)
 
 
-def _print(context: CliContext, as_json: bool) -> None:
+def print_plugins(context: CliContext, as_json: bool) -> None:
+    """Everything about every plugin, on stdout."""
     if as_json:
         print_json(describe(context.manager))
         return

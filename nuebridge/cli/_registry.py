@@ -80,12 +80,13 @@ def check(
     from nuebridge.registry import Registry, default_layers
 
     context: CliContext = ctx.obj
-    layers, unavailable = default_layers(context.manager, [file])
+    layers, _ = default_layers(context.manager, [file])
     merged = Registry(layers, strict=context.manager.strict)
     this = next(layer for layer in layers if layer.path.resolve() == file.resolve())
-    found = [*unavailable, *merged.errors, *merged.warnings, *merged.check(context.manager)]
-    errors = [problem for problem in found if problem.severity == "error"]
-    warnings = [problem for problem in found if problem.severity == "warning" and problem.file == str(this.path)]
+    # Of the other files only what would end every command.
+    found = [one for one in [*merged.warnings, *merged.check(context.manager)] if one.file == str(this.path)]
+    errors = [*merged.errors, *(one for one in found if one.severity == "error")]
+    warnings = [one for one in found if one.severity == "warning"]
     if as_json:
         print_json(
             {

@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ValidationError
-
 from nuebridge.config.messages import describe, short, types_at
 from nuebridge.config.problems import Location, Problem, raise_problems
 from nuebridge.config.reader import Reader
 from nuebridge.errors import ConfigError
 
+# pydantic is imported where a document is validated: not every command validates one, and it is slow.
 if TYPE_CHECKING:
+    from pydantic import BaseModel, ValidationError
     from pydantic_core import ErrorDetails
 
-M = TypeVar("M", bound=BaseModel)
+M = TypeVar("M", bound="BaseModel")
 
 
 @dataclass
@@ -74,6 +74,8 @@ class Document:
 
     def check(self, model: type[M]) -> tuple[M | None, list[Problem]]:
         """The document as a ``model`` where nothing is wrong, and all problems in order of their lines."""
+        from pydantic import ValidationError
+
         problems = list(self.problems)
         value: M | None = None
         try:
@@ -113,7 +115,8 @@ class Document:
         """pydantic's location without what is not in the data (the names of a union's branches)."""
         value: Any = self.data
         for part in at:
-            value = value[part]
+            # What was left to its default is not in the data.
+            value = value.get(part, {}) if isinstance(value, Mapping) else value[part]
         kept: list[str | int] = []
         for position, part in enumerate(details["loc"]):
             if isinstance(value, Mapping) and part in value:

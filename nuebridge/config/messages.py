@@ -7,13 +7,12 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
-
-from pydantic import BaseModel
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeGuard, get_args, get_origin
 
 from nuebridge.config.problems import Location, suggestion
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
     from pydantic_core import ErrorDetails
 
 
@@ -21,7 +20,7 @@ def describe(details: ErrorDetails, found: list[Any]) -> str:
     """What one pydantic error means, with the words that would be allowed."""
     kind, value = details["type"], details["input"]
     if kind == "extra_forbidden":
-        models = [item for item in found if isinstance(item, type) and issubclass(item, BaseModel)]
+        models = [item for item in found if _is_model(item)]
         allowed = [name for model in models for name in _fields(model)]
         return "unknown key" + suggestion(str(details["loc"][-1]), list(dict.fromkeys(allowed)))
     if kind == "missing":
@@ -30,6 +29,10 @@ def describe(details: ErrorDetails, found: list[Any]) -> str:
         words = [str(word) for item in found if get_origin(item) is Literal for word in get_args(item)]
         words += [str(word.value) for item in found for word in getattr(item, "__members__", {}).values()]
         return f"{short(value)} is not known" + suggestion(str(value), words)
+    if kind == "union_tag_invalid":
+        context = details["ctx"]
+        words = [word.strip("'") for word in context["expected_tags"].split(", ")]
+        return f"{context['discriminator']} is {context['tag']!r}" + suggestion(context["tag"], words)
     if kind in ("value_error", "assertion_error"):
         return str(details.get("ctx", {}).get("error", details["msg"]))
     if kind in ("model_type", "model_attributes_type", "dict_type"):
@@ -44,6 +47,10 @@ def short(value: Any) -> str:
         return "nothing"
     shown = repr(value)
     return shown if len(shown) <= 60 else shown[:57] + "..."
+
+
+def _is_model(item: Any) -> TypeGuard[type[BaseModel]]:
+    return hasattr(item, "model_fields")
 
 
 def _fields(model: type[BaseModel]) -> dict[str, Any]:
@@ -64,12 +71,12 @@ def types_at(found: list[Any], location: Location) -> list[Any]:
 
 def _step(item: Any, part: str | int) -> Iterator[Any]:
     origin, arguments = get_origin(item), get_args(item)
-    if isinstance(item, type) and issubclass(item, BaseModel):
+    if _is_model(item):
         fields = _fields(item)
         if part in fields:
             yield fields[str(part)]
-        elif part == item.__name__:
-            yield item
+        elif part == item.__name__ or any(part in get_args(field) for field in fields.values()):
+            yield item  # the name or the tag of a union's branch
     elif isinstance(origin, type) and issubclass(origin, Mapping) and arguments:
         yield arguments[1]
     elif isinstance(origin, type) and issubclass(origin, (Sequence, AbstractSet)) and isinstance(part, int):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import pluggy
-from pydantic import BaseModel
 
+from nuebridge import hookspecs
 from nuebridge.config import suggestion
 from nuebridge.hookspecs import CONTRACT_VERSION, PROJECT, Component
 from nuebridge.plugins.records import HOOKS, ComponentRef, PluginReport, PluginState, cause_of, one_line
@@ -42,12 +44,11 @@ def announced_plugins(path: Sequence[str] | None) -> Iterator[Announced]:
     found = metadata.distributions() if path is None else metadata.distributions(path=list(path))
     seen: set[str] = set()
     for distribution in found:
-        text = distribution.read_text("entry_points.txt")
-        # Reading the other metadata of everything that is installed would be slow.
-        if text is None or f"[{PROJECT}]" not in text:
-            continue
         name, version = "unknown", "unknown"
         try:
+            # Reading the other metadata of everything that is installed would be slow.
+            if f"[{PROJECT}]" not in (distribution.read_text("entry_points.txt") or ""):
+                continue
             name, version = distribution.metadata["Name"] or name, distribution.metadata["Version"] or version
             normal = re.sub(r"[-_.]+", "-", name).lower()
             if normal in seen:
@@ -61,7 +62,38 @@ def announced_plugins(path: Sequence[str] | None) -> Iterator[Announced]:
             yield Announced(point.name, name, version, point)
 
 
-def load_name(host: pluggy.PluginManager, claims: list[Announced], disabled: set[str]) -> Iterator[PluginReport]:
+def may_have(one: Announced, hook: str) -> bool:
+    """False where the source of the entry module shows that the plugin has no such hook; imports nothing."""
+    if one.entry_point is None or one.entry_point.attr:
+        return True
+    source = _source_file(one.entry_point.module)
+    try:
+        text = "import *" if source is None else source.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return True
+    return hook in text or "import *" in text
+
+
+def _source_file(module: str) -> Path | None:
+    """The file of a module, found without importing its parents; None where it is not a plain file."""
+    top, *rest = module.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return None
+    if spec is None:
+        return None
+    if not rest:
+        return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+    for folder in spec.submodule_search_locations or []:
+        base = Path(folder).joinpath(*rest)
+        for file in (base / "__init__.py", base.with_suffix(".py")):
+            if file.is_file():
+                return file
+    return None
+
+
+def load_name(claims: list[Announced], disabled: set[str]) -> Iterator[PluginReport]:
     """The reports on everything that goes by one plugin name."""
     for one in claims:
 
@@ -74,7 +106,7 @@ def load_name(host: pluggy.PluginManager, claims: list[Announced], disabled: set
             yield report("conflict", _conflict(claims))
         else:
             try:
-                components = _load(host, one)
+                components = _load(one)
             except _Unusable as error:
                 yield report(error.state, error.reason, cause=error.cause)
             else:
@@ -90,7 +122,7 @@ def _conflict(claims: list[Announced]) -> str:
     return f"run {commands}: {named} both call their plugin {claims[0].name!r}"
 
 
-def _load(host: pluggy.PluginManager, one: Announced) -> tuple[ComponentRef[Component], ...]:
+def _load(one: Announced) -> tuple[ComponentRef[Component], ...]:
     """Imports one plugin and asks it what it offers. Raises _Unusable."""
     if one.entry_point is None:
         raise _Unusable(f"its installation is damaged: {cause_of(one.error)}", cause=one.error)
@@ -100,17 +132,15 @@ def _load(host: pluggy.PluginManager, one: Announced) -> tuple[ComponentRef[Comp
         plugin = one.entry_point.load()
     except (Exception, SystemExit) as error:
         raise _Unusable(f"importing {one.entry_point.value} raised {cause_of(error)}", cause=error) from error
-    earlier = list(host.get_plugins())
+    # A host of its own for each: nothing of one plugin can reach another, not even a wrapper of a hook.
+    host = pluggy.PluginManager(PROJECT)
+    host.add_hookspecs(hookspecs)
     try:
         host.register(plugin, name=one.name)
-        _check_hooks(host, plugin)
-        return tuple(_ask(host, one, earlier))
-    except _Unusable:
-        host.unregister(name=one.name)
-        raise
-    except (pluggy.PluginValidationError, ValueError) as error:
-        host.unregister(name=one.name)
-        raise _Unusable(one_line(str(error)), cause=error) from error
+    except Exception as error:
+        raise _Unusable(one_line(str(error)) or cause_of(error), cause=error) from error
+    _check_hooks(host, plugin)
+    return tuple(_ask(host, one))
 
 
 def _check_hooks(host: pluggy.PluginManager, plugin: object) -> None:
@@ -126,11 +156,11 @@ def _check_hooks(host: pluggy.PluginManager, plugin: object) -> None:
         raise _Unusable("; ".join(hints) or one_line(str(error)), cause=error) from error
 
 
-def _ask(host: pluggy.PluginManager, one: Announced, others: list[object]) -> Iterator[ComponentRef[Component]]:
-    """Calls every hook of the plugin registered last, and of that plugin only."""
+def _ask(host: pluggy.PluginManager, one: Announced) -> Iterator[ComponentRef[Component]]:
+    """Calls every hook of the plugin."""
     for hook, kind in HOOKS.items():
         try:
-            results = host.subset_hook_caller(hook, others)()
+            results = getattr(host.hook, hook)()
         except (Exception, SystemExit) as error:
             raise _Unusable(f"its hook {hook} raised {cause_of(error)}", cause=error) from error
         names: set[str] = set()
@@ -161,7 +191,14 @@ def _check_record(record: object, kind: type[Component], hook: str, distribution
         raise _Unusable(f"{who}: the name is not kebab-case, like 'my-encoder'")
     if not callable(record.load):
         raise _Unusable(f"{who}: load is not a function")
-    if not (isinstance(record.options, type) and issubclass(record.options, BaseModel)):
-        raise _Unusable(f"{who}: options is {record.options!r}, not a class of pydantic.BaseModel")
-    if record.options.model_config.get("extra") != "forbid":
+    if record.options is not None:
+        _check_options(record.options, who)
+
+
+def _check_options(options: object, who: str) -> None:
+    from pydantic import BaseModel
+
+    if not (isinstance(options, type) and issubclass(options, BaseModel)):
+        raise _Unusable(f"{who}: options is {options!r}, not a class of pydantic.BaseModel")
+    if options.model_config.get("extra") != "forbid":
         raise _Unusable(f"{who}: its options let unknown keys pass; derive them from nuebridge.settings.Settings")

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
-
-from pydantic import BaseModel
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from nuebridge import config
 from nuebridge.errors import PluginError
@@ -20,6 +18,9 @@ from nuebridge.hookspecs import (
     SpeechEncoderComponent,
     TextDecoderComponent,
 )
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 C = TypeVar("C", bound=Component)
 
@@ -66,7 +67,14 @@ class ComponentRef(Generic[C]):
 
     def parse_options(self, options: Mapping[str, Any]) -> BaseModel:
         """The options as the component's own model. Raises ConfigError with all that is wrong."""
-        return config.validate(options, self.record.options, f"options of {self.id}")
+        return config.validate(options, self.options_model, f"options of {self.id}")
+
+    @property
+    def options_model(self) -> type[BaseModel]:
+        """The pydantic model of the component's options."""
+        from nuebridge.settings import NoOptions
+
+        return self.record.options or NoOptions
 
     @property
     def _who(self) -> str:

@@ -133,13 +133,14 @@ class Registry:
 
         a name of the section; for an encoder or decoder ``COMPONENT-ID:SOURCE``, an existing folder
         or a hub id, read by the component that claims its ``model_type``; for a bridge the id of a
-        component, with its default options. Raises RegistryError, or PluginError where no plugin or
-        more than one claims a checkpoint.
+        component, with its default options. Whether a component that was named can be had shows when
+        it is asked for. Raises RegistryError, or PluginError where no plugin or more than one claims
+        a checkpoint.
         """
         if text in self._section(section):
             return self._section(section)[text].entry
         if section == "bridges" and COMPONENT_ID.fullmatch(text):
-            return BridgeEntry(component=manager.find(BridgeComponent, text).id)
+            return BridgeEntry(component=text)
         if section not in ("encoders", "decoders"):
             raise RegistryError(self.unknown(section, text))
         entry = entry_for(cast(type[SourcedEntry], SECTIONS[section]), text, manager)
@@ -228,7 +229,7 @@ class Registry:
     def _check(self, one: Located, manager: PluginManager) -> Iterator[Problem]:
         entry = one.entry
         if isinstance(entry, (SourcedEntry, BridgeEntry)):
-            yield from self._check_component(one, entry, manager)
+            yield from _check_component(one, ("component",), one.section, entry, manager)
         if isinstance(entry, SourcedEntry):
             yield from _check_source(one, (), entry.source, entry.revision)
         if isinstance(entry, IntegrationEntry):
@@ -238,36 +239,45 @@ class Registry:
                 yield one.problem(("sample",), f"there is no file {entry.sample}", "error")
             for part, section in PARTS.items():
                 text = getattr(entry, part)
-                if text is None or (section, text) in self._misstated:
-                    continue
-                try:
-                    self._check_reference(section, text, manager)
-                except (RegistryError, PluginError) as error:
-                    yield one.problem((part,), str(error), "error")
+                # An entry that is there but misstated has its own error.
+                if text is not None and (section, text) not in self._misstated:
+                    yield from self._check_part(one, part, section, text, manager)
 
-    def _check_reference(self, section: str, text: str, manager: PluginManager) -> None:
-        """Raises where a part cannot be what it says; asks no hub."""
-        is_hub_id = section in ("encoders", "decoders") and "/" in text and ":" not in text and not is_local(text)
-        if is_hub_id and HUB_ID.fullmatch(text):
-            return
-        self.resolve(section, text, manager)
-
-    def _check_component(
-        self, one: Located, entry: SourcedEntry | BridgeEntry, manager: PluginManager
+    def _check_part(
+        self, one: Located, part: str, section: str, text: str, manager: PluginManager
     ) -> Iterator[Problem]:
-        reason = manager.why_not_in_use(entry.component.partition(".")[0])
-        if reason is not None:
-            yield one.problem(("component",), reason, "warning")
+        """Whether a part of an integration can be what it says; asks no hub."""
+        if section in ("encoders", "decoders") and "/" in text and HUB_ID.fullmatch(text):
             return
         try:
-            ref: ComponentRef[Component] = manager.find(_COMPONENT_KINDS[one.section], entry.component)
-        except PluginError as error:
-            yield one.problem(("component",), str(error), "error")
+            entry = self.resolve(section, text, manager)
+        except (RegistryError, PluginError) as error:
+            yield one.problem((part,), str(error), "error")
             return
-        try:
-            ref.record.options.model_validate(entry.options)
-        except ValidationError as error:
-            yield from one.document.explain(error, ref.record.options, (one.section, one.name, "options"))
+        if text not in self._entries[section] and isinstance(entry, (SourcedEntry, BridgeEntry)):
+            yield from _check_component(one, (part,), section, entry, manager)
+
+
+def _check_component(
+    one: Located, way: tuple[str, ...], section: str, entry: SourcedEntry | BridgeEntry, manager: PluginManager
+) -> Iterator[Problem]:
+    """Whether a component can be had and takes its options; one whose plugin is not in use is a warning."""
+    reason = manager.why_not_in_use(entry.component.partition(".")[0])
+    if reason is not None:
+        yield one.problem(way, reason, "warning")
+        return
+    try:
+        ref: ComponentRef[Component] = manager.find(_COMPONENT_KINDS[section], entry.component)
+    except PluginError as error:
+        yield one.problem(way, str(error), "error")
+        return
+    try:
+        ref.options_model.model_validate(entry.options)
+    except ValidationError as error:
+        if one.entry is entry:
+            yield from one.document.explain(error, ref.options_model, (one.section, one.name, "options"))
+        else:
+            yield one.problem(way, f"{entry.component} needs options: give it an entry in {section}", "error")
 
 
 def _same(left: Entry, right: Entry) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,16 +42,22 @@ class Batch:
         return [utterance.text or "" for utterance in self.utterances]
 
 
-def select(manifests: Sequence[Path], config: DataConfig) -> tuple[list[Utterance], list[str]]:
-    """The utterances within the duration limits, and one line for each kind of drop."""
+def select(
+    manifests: Sequence[Path], config: DataConfig, min_audio_seconds: float = 0.0
+) -> tuple[list[Utterance], list[str]]:
+    """The utterances within the duration limits, and one line for each kind of drop.
+
+    ``min_audio_seconds`` is what the integration needs; the configuration may ask for more.
+    """
+    shortest = max(config.min_audio_seconds, min_audio_seconds)
     utterances = [u for path in manifests for u in read_manifest(path, need_text=True, need_duration=True)]
-    short = [u for u in utterances if _seconds(u) < config.min_audio_seconds]
+    short = [u for u in utterances if _seconds(u) < shortest]
     long = [u for u in utterances if _seconds(u) > config.max_audio_seconds]
-    kept = [u for u in utterances if config.min_audio_seconds <= _seconds(u) <= config.max_audio_seconds]
+    kept = [u for u in utterances if shortest <= _seconds(u) <= config.max_audio_seconds]
     drops = [
         f"left out {len(group)} of {len(utterances)} utterances {what}"
         for group, what in (
-            (short, f"shorter than {config.min_audio_seconds} s"),
+            (short, f"shorter than {shortest} s"),
             (long, f"longer than {config.max_audio_seconds} s"),
         )
         if group
@@ -82,8 +88,8 @@ def plan_epoch(utterances: Sequence[Utterance], batch_seconds: float, seed: int,
 
 def stream(
     utterances: Sequence[Utterance], config: DataConfig, seed: int, sample_rate: int, position: Position
-) -> Iterator[Batch]:
-    """Endless batches from a position on, audio read ahead by ``config.workers`` threads.
+) -> Generator[Batch]:
+    """Endless batches from a position on, audio read ahead by ``config.workers`` threads until it is closed.
 
     Raises DataError naming the utterance whose audio cannot be read.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,7 +25,7 @@ class DataConfig(Settings):
     max_audio_seconds: float = Field(default=20.0, gt=0)
     """Longer utterances are left out, counted and reported."""
     batch_seconds: float = Field(default=40.0, gt=0)
-    """Audio seconds of a batch, padding included."""
+    """Audio seconds of a batch, padding included; a longer utterance is a batch of its own."""
     workers: int = Field(default=1, ge=1)
     """Threads that read audio ahead of the training step."""
 
@@ -53,7 +54,7 @@ class LossConfig(Settings):
     text: float = Field(default=1.0, ge=0)
     """Weight of the next-token loss; 0 leaves bridge and decoder unused."""
     ctc: float = Field(default=0.0, ge=0)
-    """Weight of the CTC loss; needs a CTC head."""
+    """Weight of the CTC loss; needs a CTC head. At 0 the head is left as it is."""
     label_smoothing: Fraction = 0.0
     token_replacement: Fraction = 0.0
     """Share of the tokens the decoder reads (not of those it learns) that are replaced by random ones."""
@@ -87,8 +88,6 @@ class ScheduleConfig(Settings):
 
     def factor(self, step: int) -> float:
         """Share of the peak rate at a step, counted from 0."""
-        import math
-
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         progress = min(1.0, (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps))

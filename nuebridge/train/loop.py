@@ -6,9 +6,10 @@ import fnmatch
 import json
 import logging
 import signal
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -21,14 +22,25 @@ from nuebridge.checkpoint import load, save
 from nuebridge.compose import Workshop
 from nuebridge.contracts import Part
 from nuebridge.data import Utterance, read_manifest
-from nuebridge.errors import TrainingError
+from nuebridge.errors import AudioError, PromptError, TrainingError
 from nuebridge.model import Integration, Losses
 from nuebridge.train.batches import Batch, select, stream
 from nuebridge.train.config import PartConfig, TrainConfig
-from nuebridge.train.state import Progress, checkpoints, read_progress, restore, save_checkpoint
+from nuebridge.train.state import (
+    Progress,
+    checkpoints,
+    keep_metrics,
+    locked,
+    read_progress,
+    restore,
+    save_checkpoint,
+)
 from nuebridge.train.validation import validate
 
 log = logging.getLogger(__name__)
+
+METRICS_FILE = "metrics.jsonl"
+"""What a run logs, in its output folder: one JSON object a line, ``kind`` is ``train`` or ``validation``."""
 
 
 class TrainingStopped(TrainingError):
@@ -43,18 +55,22 @@ def train(config: TrainConfig, workshop: Workshop, *, resume: bool = False) -> P
     Raises TrainingError, DataError, CheckpointError; TrainingStopped when a signal or
     ``stop_after_minutes`` ends the sitting after a checkpoint was written.
     """
-    found = checkpoints(config.output / "checkpoints")
     final = config.output / "final"
-    if (found or final.exists()) and not resume:
-        raise TrainingError(f"{config.output} holds a run already; pass --resume to go on with it or choose another output")
-    if final.exists():
-        log.info("%s is there: this run is finished", final)
-        return final
-    run = _Run.open(config, workshop, found[-1][1] if found else None)
-    with _stop_on_signals() as stopping:
-        run.train(stopping)
-    run.integration.training_history.append(_history(config, run.progress))
-    save(run.integration, final)
+    with locked(config.output):
+        found = checkpoints(config.output / "checkpoints")
+        if (found or final.exists()) and not resume:
+            raise TrainingError(
+                f"{config.output} holds a run already; pass --resume to go on with it or choose another output"
+            )
+        if final.exists():
+            log.info("%s is there: this run is finished", final)
+            return final
+        run = _Run.open(config, workshop, found[-1][1] if found else None)
+        keep_metrics(config.output / METRICS_FILE, run.progress.step)
+        with _stop_on_signals() as stopping:
+            run.train(stopping)
+        run.integration.training_history.append(_history(config, run.progress))
+        save(run.integration, final)
     return final
 
 
@@ -71,19 +87,17 @@ class _Run:
     def open(cls, config: TrainConfig, workshop: Workshop, checkpoint: Path | None) -> _Run:
         torch.manual_seed(config.seed)
         source = config.model if checkpoint is None else checkpoint / "integration"
-        integration = load(
-            source, device=config.device, manager=workshop.manager, registry=workshop.registry
-        )
+        integration = load(source, device=config.device, manager=workshop.manager, registry=workshop.registry)
         if config.losses.ctc > 0 and integration.ctc_head is None:
             raise TrainingError("losses.ctc is above 0, but the integration has no CTC head; compose with --ctc-head")
-        utterances, drops = select(config.data.train, config.data)
-        for line in drops:
+        utterances, left_out = select(config.data.train, config.data, integration.min_audio_seconds)
+        for line in left_out:
             log.warning(line)
+        if config.losses.ctc > 0:
+            _warn_of_unknown(integration, utterances)
         validation = read_manifest(config.data.validation, need_text=True) if config.data.validation else []
         groups = trainable_groups(integration, config)
-        optimizer = torch.optim.AdamW(
-            groups, betas=config.optimizer.betas, eps=config.optimizer.epsilon, fused=True
-        )
+        optimizer = torch.optim.AdamW(groups, betas=config.optimizer.betas, eps=config.optimizer.epsilon, fused=True)
         progress = Progress()
         if checkpoint is not None:
             progress = read_progress(checkpoint)
@@ -93,19 +107,24 @@ class _Run:
         return cls(config, integration, optimizer, utterances, validation[:limit], progress)
 
     def train(self, stopping: _Stopping) -> None:
+        rate, position = self.integration.sample_rate, self.progress.position
+        with closing(stream(self.utterances, self.config.data, self.config.seed, rate, position)) as batches:
+            self._train(batches, stopping)
+
+    def _train(self, batches: Iterator[Batch], stopping: _Stopping) -> None:
         config = self.config
-        config.output.mkdir(parents=True, exist_ok=True)
         started, before = time.monotonic(), self.progress.minutes
-        batches = stream(
-            self.utterances, config.data, config.seed, self.integration.sample_rate, self.progress.position
-        )
         window = _Window()
         while self.progress.step < config.schedule.steps:
             batch = next(batches)
-            window.add(self._step(batch), float(batch.lengths.sum()) / self.integration.sample_rate)
+            audio_seconds = float(batch.lengths.sum()) / self.integration.sample_rate
+            try:
+                window.add(self._step(batch), audio_seconds)
+            except (AudioError, PromptError) as error:
+                raise TrainingError(f"the batch {_names(batch)} cannot be trained on: {error}") from error
             self.progress.step += 1
             self.progress.position = batch.next_position
-            self.progress.audio_seconds += float(batch.lengths.sum()) / self.integration.sample_rate
+            self.progress.audio_seconds += audio_seconds
             self.progress.minutes = before + (time.monotonic() - started) / 60
             step, last = self.progress.step, self.progress.step == config.schedule.steps
             if step % config.log_every_steps == 0 or last:
@@ -118,7 +137,9 @@ class _Run:
             if step % config.checkpoints.every_steps == 0 or (stop and not last):
                 self._save()
             if stop and not last:
-                raise TrainingStopped(f"stopped at step {step} of {config.schedule.steps}; the same command with --resume goes on")
+                raise TrainingStopped(
+                    f"stopped at step {step} of {config.schedule.steps}; the same command with --resume goes on"
+                )
 
     def _step(self, batch: Batch) -> dict[str, float]:
         config, device = self.config, self.integration.device
@@ -139,19 +160,22 @@ class _Run:
                 token_replacement=config.losses.token_replacement,
                 generator=generator,
             )
-        total, figures = self._total(losses)
-        if not torch.isfinite(total):
-            names = ", ".join(utterance.id for utterance in batch.utterances)
-            raise TrainingError(
-                f"the loss is {float(total)} at step {self.progress.step} on the batch {names}; look at these "
-                "recordings, lower the learning rate, or resume from the last checkpoint"
-            )
+        total, figures = self._total(losses, batch)
+        self._check_finite("loss", total.detach(), batch)
         total.backward()  # type: ignore[no-untyped-call]
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(parameters, config.optimizer.max_gradient_norm)
+        self._check_finite("gradient", norm, batch)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return {**figures, "gradient_norm": float(norm)}
+
+    def _check_finite(self, what: str, value: Tensor, batch: Batch) -> None:
+        if not torch.isfinite(value):
+            raise TrainingError(
+                f"the {what} is {float(value)} at step {self.progress.step + 1} on the batch {_names(batch)}; look at "
+                "these recordings, or lower the learning rate and pass --resume"
+            )
 
     def _fields(self, batch: Batch) -> list[dict[str, str]]:
         declared = self.integration.prompt.fields
@@ -161,7 +185,7 @@ class _Run:
             for u in batch.utterances
         ]
 
-    def _total(self, losses: Losses) -> tuple[Tensor, dict[str, float]]:
+    def _total(self, losses: Losses, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         weights = self.config.losses
         means: dict[str, tuple[Tensor, float]] = {}
         if losses.text_tokens:
@@ -169,9 +193,12 @@ class _Run:
         if losses.ctc is not None and losses.ctc_symbols and weights.ctc > 0:
             means["ctc_loss"] = losses.ctc / losses.ctc_symbols, weights.ctc
         for name, value in losses.auxiliary.items():
-            means[name] = value, 1.0
+            means[name] = value / len(batch.utterances), 1.0
         if not means:
-            raise TrainingError("a batch gave no loss at all; is every text longer than its audio allows?")
+            raise TrainingError(
+                f"every text of the batch {_names(batch)} is too long for its audio, so that there is no CTC loss; "
+                "leave these utterances out"
+            )
         total = sum((value * weight for value, weight in means.values()), start=losses.text.new_zeros(()))
         return total, {name: float(value.detach()) for name, (value, _) in means.items()}
 
@@ -198,11 +225,9 @@ class _Run:
 
     def _log(self, kind: str, figures: dict[str, Any]) -> None:
         line = {"kind": kind, "step": self.progress.step, "minutes": round(self.progress.minutes, 2), **figures}
-        with (self.config.output / "metrics.jsonl").open("a", encoding="utf-8") as stream:
+        with (self.config.output / METRICS_FILE).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
-        shown = " ".join(
-            f"{name} {value:.4g}" for name, value in figures.items() if isinstance(value, int | float)
-        )
+        shown = " ".join(f"{name} {value:.4g}" for name, value in figures.items() if isinstance(value, int | float))
         log.info("%s step %d/%d  %s", kind, self.progress.step, self.config.schedule.steps, shown)
 
 
@@ -215,6 +240,9 @@ def trainable_groups(integration: Integration, config: TrainConfig) -> list[dict
     for name, part in integration.parts.items():
         settings: PartConfig = getattr(config.parts, name)
         chosen = _chosen(name, part, settings.train)
+        if name == "ctc_head" and chosen and config.losses.ctc == 0 and not integration.bridge.needs_ctc:
+            log.warning("losses.ctc is 0: the CTC head is left as it is")
+            chosen = []
         for parameter in part.parameters():
             parameter.requires_grad_(False)
         for parameter in chosen:
@@ -289,11 +317,15 @@ class _Stopping:
 
 @contextmanager
 def _stop_on_signals() -> Iterator[_Stopping]:
-    """Within the block, SIGTERM and SIGINT ask for a stop after the current step instead of ending the process."""
+    """Within the block, SIGTERM and SIGINT ask for a stop after the current step; a second one ends at once."""
     stopping = _Stopping()
+    if threading.current_thread() is not threading.main_thread():  # which alone receives signals
+        yield stopping
+        return
 
     def ask(number: int, frame: FrameType | None) -> None:
         stopping.asked = True
+        signal.signal(number, before[signal.Signals(number)])
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -301,6 +333,23 @@ def _stop_on_signals() -> Iterator[_Stopping]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _names(batch: Batch) -> str:
+    return ", ".join(utterance.id for utterance in batch.utterances)
+
+
+def _warn_of_unknown(integration: Integration, utterances: Sequence[Utterance]) -> None:
+    """Says which characters of the texts the CTC head cannot learn."""
+    assert integration.ctc_head is not None
+    unknown = [integration.ctc_head.unknown(utterance.text or "") for utterance in utterances]
+    if any(unknown):
+        log.warning(
+            "%d of %d texts have characters that the CTC head has no symbol for; it does not learn them: %s",
+            sum(map(bool, unknown)),
+            len(unknown),
+            " ".join(sorted(set("".join(unknown)))),
+        )
 
 
 def _history(config: TrainConfig, progress: Progress) -> dict[str, Any]:

@@ -1,16 +1,19 @@
 """Training checkpoints: a folder a step, complete or not there at all.
 
-    checkpoints/step-00000500/integration/   what nuebridge.load opens
-                              state.pt       optimiser, random states (tensors and numbers only)
-                              run.json       step, position in the data, totals
+checkpoints/step-00000500/integration/   what nuebridge.load opens
+                          state.pt       optimiser, random states (tensors and numbers only)
+                          run.json       step, position in the data, totals
 """
 
 from __future__ import annotations
 
-import os
+import fcntl
+import json
+import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +21,14 @@ from typing import Any
 import torch
 
 from nuebridge.checkpoint import save
-from nuebridge.errors import CheckpointError
+from nuebridge.errors import CheckpointError, TrainingError
 from nuebridge.model import Integration
-from nuebridge.tensors import read_json, write_json
+from nuebridge.tensors import flush, flush_folder, read_json, write_json, write_text
 from nuebridge.train.batches import Position
 
+log = logging.getLogger(__name__)
+
+_FILES = ("run.json", "state.pt", "integration/config.json")
 _NAME = re.compile(r"step-(\d{8})")
 
 
@@ -46,45 +52,102 @@ def save_checkpoint(
     aside = folder / f".{target.name}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(aside, ignore_errors=True)
+        for leftover in folder.glob(".step-*"):  # of a process that was killed while it saved
+            shutil.rmtree(leftover)
         aside.mkdir()
         save(integration, aside / "integration")
         torch.save({"optimizer": optimizer.state_dict(), "random": random_state()}, aside / "state.pt")
         write_json(aside / "run.json", asdict(progress))
-        _flush(aside)
-        shutil.rmtree(target, ignore_errors=True)
+        flush_folder(aside)
+        _remove(target)
         aside.rename(target)
-        _flush_folder(folder)
-    except OSError as error:
-        raise CheckpointError(f"cannot save {target}: {error}; the checkpoints before it are untouched") from error
-    for _, old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+        flush(folder)
+        for _, old in checkpoints(folder)[:-keep]:
+            _remove(old)
+    except (OSError, RuntimeError) as error:  # torch.save raises the latter where the disk is full
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"cannot save {target}: {reason}; the checkpoints before it are untouched") from error
     return target
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """The complete checkpoints of a run with their steps, oldest first."""
-    found = [(_NAME.fullmatch(path.name), path) for path in folder.glob("step-*")]
-    return sorted((int(match[1]), path) for match, path in found if match)
+    """The complete checkpoints of a run with their steps, oldest first; others are warned about."""
+    complete = []
+    for path in sorted(folder.glob("step-*")):
+        match = _NAME.fullmatch(path.name)
+        missing = [name for name in _FILES if not (path / name).is_file()]
+        if match and not missing:
+            complete.append((int(match[1]), path))
+        else:
+            lacking = ", ".join(missing) or "a step in its name"
+            log.warning("%s is not a whole checkpoint and is left out: it lacks %s", path, lacking)
+    return sorted(complete)
 
 
 def read_progress(checkpoint: Path) -> Progress:
     """How far the run was. Raises CheckpointError."""
     data = read_json(checkpoint / "run.json")
-    return Progress(**{**data, "position": Position(**data["position"])})
+    try:
+        return Progress(**{**data, "position": Position(**data["position"])})
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{checkpoint / 'run.json'} is damaged ({type(error).__name__}: {error}); {_go_back(checkpoint)}"
+        ) from error
 
 
 def restore(checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Puts the optimiser and the random states back. Raises CheckpointError."""
+    """Puts the optimiser and the random states back; learning rates and the like stay as configured now.
+
+    Raises CheckpointError, and TrainingError where other parameters were trained.
+    """
     try:
-        state = torch.load(checkpoint / "state.pt", weights_only=True)
-        optimizer.load_state_dict(state["optimizer"])
+        state = torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
+        saved, random = state["optimizer"], state["random"]
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise CheckpointError(
-            f"{checkpoint / 'state.pt'} cannot be read ({type(error).__name__}: {error}); "
-            f"remove {checkpoint} to resume from the checkpoint before it"
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise CheckpointError(f"{checkpoint / 'state.pt'} cannot be read ({reason}); {_go_back(checkpoint)}") from error
+    configured = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    try:
+        optimizer.load_state_dict(saved)
+    except ValueError as error:
+        raise TrainingError(
+            f"{checkpoint} was written while other parameters were trained ({error}); "
+            "resume with the parts.*.train it had, or start a new run from its integration"
         ) from error
-    set_random_state(state["random"])
+    for group, settings in zip(optimizer.param_groups, configured, strict=True):
+        group.update(settings)
+    set_random_state(random)
+
+
+def keep_metrics(file: Path, step: int) -> None:
+    """Drops what a run logged after the checkpoint it goes on from: it will be logged again."""
+    if not file.is_file():
+        return
+    kept = []
+    for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
+        # Only the last line can be cut short, where the process was killed while writing it.
+        if line.endswith("\n") and json.loads(line)["step"] <= step:
+            kept.append(line)
+    write_text(file, "".join(kept))
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the folder of a run; the system lets go of it when the process ends, however it ends.
+
+    Raises TrainingError where another process holds it or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = (folder / ".lock").open("w")
+    except OSError as error:
+        raise TrainingError(f"cannot write to {folder}: {error.strerror}; choose another output") from error
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TrainingError(f"another process is training in {folder}; stop it or choose another output") from None
+        yield
 
 
 def random_state() -> dict[str, Any]:
@@ -102,15 +165,11 @@ def set_random_state(state: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
-def _flush(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        _flush_folder(path)
-    _flush_folder(folder)
+def _go_back(checkpoint: Path) -> str:
+    return f"remove {checkpoint} to resume from the checkpoint before it"
 
 
-def _flush_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _remove(checkpoint: Path) -> None:
+    """Removes a checkpoint such that it is never seen in part."""
+    if checkpoint.exists():
+        shutil.rmtree(checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}.old")))

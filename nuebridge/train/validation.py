@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
-from nuebridge.contracts import RecognitionOptions
 from nuebridge.data import Utterance
+from nuebridge.errors import AudioError, DataError
 from nuebridge.metrics import basic_normalize, character_errors, word_errors
 from nuebridge.model import Integration
+from nuebridge.transcribe import transcribe
 
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """Error rates over all utterances, from sums, texts compared in basic normalisation."""
+    """Error rates over all utterances, from sums, texts compared in basic normalisation.
+
+    A rate is None where it does not apply: no text written, no CTC head, nothing but empty references.
+    """
 
     wer: float | None
     cer: float | None
@@ -24,38 +30,70 @@ class ValidationResult:
     """Reference and hypothesis of the first utterances."""
 
 
-@torch.inference_mode()
 def validate(
     integration: Integration, utterances: Sequence[Utterance], *, batch_size: int, samples: int, text: bool
 ) -> ValidationResult:
-    """Greedy error rates; ``text`` False scores the CTC head alone. Leaves the model in eval mode."""
+    """Greedy error rates; ``text`` False scores the CTC head alone. Leaves the model in eval mode.
+
+    Texts are those that transcribing gives: long recordings are cut, and one too short to hear
+    counts as nothing heard. Raises DataError naming an utterance that cannot be read or recognised.
+    """
     integration.eval()
-    ordered = sorted(utterances, key=lambda u: u.duration or 0.0)
-    ctc: dict[str, str] = {}
-    written: dict[str, str] = {}
-    for start in range(0, len(ordered), batch_size):
-        batch = ordered[start : start + batch_size]
-        waveforms = [torch.from_numpy(utterance.load(integration.sample_rate)) for utterance in batch]
-        if integration.ctc_head is not None:
-            lengths = torch.tensor([len(waveform) for waveform in waveforms], device=integration.device)
-            padded = torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True).to(integration.device)
-            texts = integration.ctc_head.greedy(integration.encode_audio(padded, lengths))
-            ctc.update(zip((u.id for u in batch), texts, strict=True))
-        if text:
-            transcripts = integration.recognize(waveforms, RecognitionOptions())
-            written.update((u.id, t.text) for u, t in zip(batch, transcripts, strict=True))
-    references = {u.id: basic_normalize(u.text or "") for u in utterances}
-
-    def rates(hypotheses: dict[str, str]) -> tuple[float, float]:
-        pairs = [(references[name], basic_normalize(hypothesis)) for name, hypothesis in hypotheses.items()]
-        sides = [reference for reference, _ in pairs], [hypothesis for _, hypothesis in pairs]
-        return word_errors(*sides).rate, character_errors(*sides).rate
-
-    wer, cer = rates(written) if written else (None, None)
-    shown = written or ctc
+    references = [basic_normalize(utterance.text or "") for utterance in utterances]
+    written = _written(integration, utterances, batch_size) if text else None
+    spelled = _spelled(integration, utterances, batch_size) if integration.ctc_head is not None else None
+    shown = next((texts for texts in (written, spelled) if texts is not None), [])
     return ValidationResult(
-        wer,
-        cer,
-        rates(ctc)[1] if ctc else None,
-        tuple((u.text or "", shown[u.id]) for u in utterances[:samples]),
+        None if written is None else _rate(word_errors(references, _normalized(written)).rate),
+        None if written is None else _rate(character_errors(references, _normalized(written)).rate),
+        None if spelled is None else _rate(character_errors(references, _normalized(spelled)).rate),
+        tuple((u.text or "", heard) for u, heard in zip(utterances[:samples], shown[:samples], strict=False)),
     )
+
+
+def _written(integration: Integration, utterances: Sequence[Utterance], batch_size: int) -> list[str]:
+    """What the decoder writes of each utterance."""
+    texts = []
+    for utterance, result in zip(utterances, transcribe(integration, utterances, batch_size=batch_size), strict=True):
+        if result.transcript is None:
+            raise DataError(f"utterance {utterance.id}: {result.error}") from result.error
+        texts.append(result.transcript.text)
+    return texts
+
+
+@torch.inference_mode()
+def _spelled(integration: Integration, utterances: Sequence[Utterance], batch_size: int) -> list[str]:
+    """What the CTC head spells of each utterance."""
+    assert integration.ctc_head is not None
+    texts = [""] * len(utterances)
+    order = sorted(range(len(utterances)), key=lambda index: utterances[index].duration or 0.0)
+    for start in range(0, len(order), batch_size):
+        batch, waveforms = [], []
+        for index in order[start : start + batch_size]:
+            waveform = _load(utterances[index], integration.sample_rate)
+            if len(waveform) >= integration.min_audio_seconds * integration.sample_rate:
+                batch.append(index)
+                waveforms.append(waveform)
+        if not batch:
+            continue
+        lengths = torch.tensor([len(waveform) for waveform in waveforms], device=integration.device)
+        padded = nn.utils.rnn.pad_sequence(waveforms, batch_first=True).to(integration.device)
+        spelled = integration.ctc_head.greedy(integration.encode_audio(padded, lengths))
+        for index, heard in zip(batch, spelled, strict=True):
+            texts[index] = heard
+    return texts
+
+
+def _load(utterance: Utterance, sample_rate: int) -> torch.Tensor:
+    try:
+        return torch.from_numpy(utterance.load(sample_rate))
+    except AudioError as error:
+        raise DataError(f"utterance {utterance.id}: {error}") from error
+
+
+def _normalized(texts: Sequence[str]) -> list[str]:
+    return [basic_normalize(text) for text in texts]
+
+
+def _rate(rate: float) -> float | None:
+    return None if math.isnan(rate) else rate

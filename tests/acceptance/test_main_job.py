@@ -131,7 +131,7 @@ def test_golden_fixture() -> None:
         assert model.decoder.decode(text["ids"]) == text["decoded"]
     print(
         f"\ngolden fixture, transformers {transformers.__version__}, torch {torch.__version__}: bridge values within "
-        f"{worst:.1e} of their scale (at most 1e-3); greedy and beam-4 tokens and texts of {len(golden['cases'])} clips "
+        f"{worst:.1e} of their scale (at most 1e-3); greedy and beam-4 tokens, texts of {len(golden['cases'])} clips "
         f"and {len(golden['text'])} tokenisations equal"
     )
     assert worst < 1e-3
@@ -139,7 +139,8 @@ def test_golden_fixture() -> None:
 
 def test_generated_nue_asr_checkpoints() -> None:
     """Other sizes, spellings and precisions against an oracle of plain transformers classes."""
-    done = run(sys.executable, "-m", "pytest", "-q", "plugins/nuebridge-hf/tests/test_nue_asr.py", "-p", "no:cacheprovider")
+    tests = "plugins/nuebridge-hf/tests/test_nue_asr.py"
+    done = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests)
     print(f"\ngenerated Nue-ASR checkpoints against the oracle: {done.stdout.strip().splitlines()[-1]}")
 
 
@@ -189,7 +190,7 @@ def test_batch_invariance(family: str, norm: str, tmp_path: Path) -> None:
             theirs = max(theirs, float((plain[row, : len(alone)] - alone).abs().max()))
             assert not batch.features[row, len(alone) :].any()
     print(
-        f"\n{family}, {norm} norm, {len(clips)} clips of 0.3 to 15 s: batch against clip alone {ours:.1e} (at most 1e-4); "
+        f"\n{family}, {norm} norm, {len(clips)} clips, 0.3 to 15 s: batch against alone {ours:.1e} (at most 1e-4), "
         f"plain padding {theirs:.1e}"
     )
     assert ours < 1e-4
@@ -307,8 +308,8 @@ def test_swapping_a_part_is_one_registry_line(tmp_path: Path) -> None:
         again = nuebridge.load(folder, manager=manager, registry=registry)
         heard, reheard = (m.transcribe(clip)[0].token_ids for m in (model, again))
         assert heard and heard == reheard
-        sizes = f"{model.encoder.hidden_size} -> {model.bridge.input_size}:{model.bridge.output_size} -> {model.decoder.hidden_size}"
-        shown.append(f"{new:22} widths {sizes}")
+        bridge = f"{model.bridge.input_size}:{model.bridge.output_size}"
+        shown.append(f"{new:22} widths {model.encoder.hidden_size} -> {bridge} -> {model.decoder.hidden_size}")
     entry = Registry.load(manager, files=[tmp_path / "registry.yaml"]).integration("ours")
     assert compose_entry(entry, Workshop.open(manager, Registry.load(manager, files=[tmp_path / "registry.yaml"])))
     print("\none registry line changed each, composed, transcribed, saved and loaded again:\n  " + "\n  ".join(shown))
@@ -317,7 +318,9 @@ def test_swapping_a_part_is_one_registry_line(tmp_path: Path) -> None:
 # --- 6. tiny-en ------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(shutil.which("espeak-ng") is None or shutil.which("flite") is None, reason="needs espeak-ng and flite")
+@pytest.mark.skipif(
+    shutil.which("espeak-ng") is None or shutil.which("flite") is None, reason="needs espeak-ng and flite"
+)
 def test_tiny_en_error_rates(tmp_path: Path) -> None:
     recipe = TINY / "recipe"
     run(sys.executable, recipe / "make_test.py", "--output", tmp_path)
@@ -368,7 +371,9 @@ def test_help_is_light() -> None:
         alone = seconds(sys.executable, "-c", "import typer")
         ratios.append(seconds(program, "--help") / alone)
     ratio = statistics.median(ratios)
-    print(f"\nnuebridge --help: no torch, no transformers; {ratio:.2f}x importing typer alone (at most 3), spread "
-          f"{min(ratios):.2f} to {max(ratios):.2f}")
+    print(
+        f"\nnuebridge --help: no torch, no transformers; {ratio:.2f}x importing typer alone (at most 3), spread "
+        f"{min(ratios):.2f} to {max(ratios):.2f}"
+    )
     assert ratio <= 3
     assert np.isfinite(ratio)

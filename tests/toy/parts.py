@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -16,12 +15,13 @@ from nuebridge.contracts import (
     Frames,
     Generated,
     GenerationOptions,
+    ParameterGroup,
     SpeechEncoder,
     TextDecoder,
     check_not_empty,
 )
 from nuebridge.hookspecs import NoOptions
-from nuebridge.tensors import load_weights, save_weights
+from nuebridge.tensors import load_weights, read_json, save_weights, write_json
 
 SPECIAL = {"<s>": 256, "</s>": 257}
 
@@ -38,8 +38,7 @@ def write_source(folder: Path, kind: str, hidden_size: int, seed: int = 0) -> Pa
 class _Sourced:
     @classmethod
     def load(cls, source: str, options: BaseModel, *, revision: str | None = None) -> Any:
-        config = json.loads((Path(source) / "config.json").read_text())
-        part: Any = cls(config["hidden_size"])  # type: ignore[call-arg]
+        part: Any = cls(read_json(Path(source) / "config.json")["hidden_size"])  # type: ignore[call-arg]
         load_weights(part, Path(source))
         return part
 
@@ -65,9 +64,13 @@ class ToyEncoder(_Sourced, SpeechEncoder):
     def output_lengths(self, lengths: Tensor) -> Tensor:
         return lengths // 100
 
+    def parameter_groups(self) -> list[ParameterGroup]:
+        names = ("weight", "bias")
+        return [ParameterGroup(f"layers.{i}", (getattr(self.proj, name),)) for i, name in enumerate(names)]
+
     def save(self, folder: Path) -> None:
         save_weights(self, folder)
-        (folder / "config.json").write_text(json.dumps({"model_type": "toy-encoder", "hidden_size": self.hidden_size}))
+        write_json(folder / "config.json", {"model_type": "toy-encoder", "hidden_size": self.hidden_size})
 
 
 class ToyBridge(Bridge):
@@ -94,14 +97,15 @@ class ToyBridge(Bridge):
     def forward(self, frames: Frames, target_lengths: Tensor | None = None) -> Frames:
         lengths = self.output_lengths(frames.lengths)
         check_not_empty(frames.lengths, lengths, 2, "frames", "the toy bridge")
-        return Frames(self.conv(frames.features.transpose(1, 2)).transpose(1, 2), lengths).zero_padding()
+        features = self.conv(frames.features.transpose(1, 2)).transpose(1, 2)
+        return Frames(features, lengths, losses=frames.losses).zero_padding()
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         return lengths // 2
 
 
 class ToyDecoder(_Sourced, TextDecoder):
-    """A GRU over bytes and two special tokens; it reads only real positions, so padding cannot matter."""
+    """A GRU over bytes and two special tokens; what it reads begins at a row's first real position."""
 
     vocab_size = 258
     max_positions = 200
@@ -118,7 +122,7 @@ class ToyDecoder(_Sourced, TextDecoder):
 
     def save(self, folder: Path) -> None:
         save_weights(self, folder)
-        (folder / "config.json").write_text(json.dumps({"model_type": "toy-decoder", "hidden_size": self.hidden_size}))
+        write_json(folder / "config.json", {"model_type": "toy-decoder", "hidden_size": self.hidden_size})
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = []
@@ -138,11 +142,14 @@ class ToyDecoder(_Sourced, TextDecoder):
         return self.embedding(token_ids)
 
     def forward(self, inputs_embeds: Tensor, attention_mask: Tensor, num_logits: int | None = None) -> Tensor:
+        # Every row is turned until its first real position comes first, and back again.
         size = inputs_embeds.shape[1]
-        logits = inputs_embeds.new_zeros(len(inputs_embeds), size, 258)
-        for row, mask in enumerate(attention_mask.bool()):
-            logits[row, mask] = self.head(self.gru(inputs_embeds[row, mask][None])[0][0])
-        return logits[:, -(num_logits or size) :]
+        turn = torch.arange(size) + attention_mask.argmax(1, keepdim=True)
+        back = torch.arange(size) - attention_mask.argmax(1, keepdim=True)
+        turned = inputs_embeds.gather(1, (turn % size)[..., None].expand_as(inputs_embeds))
+        hidden = self.gru(turned)[0]
+        hidden = hidden.gather(1, (back % size)[..., None].expand_as(hidden))
+        return self.head(hidden[:, -(num_logits or size) :])
 
     def generate(self, inputs_embeds: Tensor, attention_mask: Tensor, options: GenerationOptions) -> list[Generated]:
         return [

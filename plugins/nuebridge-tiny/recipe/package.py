@@ -1,6 +1,6 @@
 """Puts a trained model into the package: bfloat16 weights, and a check that nothing got lost.
 
-    python package.py --model work/runs/joint/final --package ../src/nuebridge_tiny
+python package.py --model work/runs/joint/final --package ../src/nuebridge_tiny
 """
 
 from __future__ import annotations

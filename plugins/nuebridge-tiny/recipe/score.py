@@ -118,9 +118,8 @@ def main() -> None:
     print(f"{result['clips']} clips of {result['data']}, rtf {result['rtf']:.3f} on {result['threads']} threads")
     for by, sums in result["wer"].items():
         for key, figures in sums.items():
-            print(
-                f"{by:7} {key:24} WER {100 * figures['wer']:5.1f} %  ({figures['words']} words, {figures['clips']} clips)"
-            )
+            size = f"{figures['words']} words, {figures['clips']} clips"
+            print(f"{by:7} {key:24} WER {100 * figures['wer']:5.1f} %  ({size})")
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -38,10 +38,8 @@ def demo(
 
     Everything stays on this machine; recordings are deleted when the page ends (Ctrl-C).
     """
-    from nuebridge.compose import Workshop
-
     _check_device(device)
-    workshop = Workshop(ctx.obj.manager, ctx.obj.registry(registry))
+    workshop = ctx.obj.workshop(registry)
     # gradio's own folder is shared by all users of the machine and never emptied.
     with tempfile.TemporaryDirectory(prefix="nuebridge-demo-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads

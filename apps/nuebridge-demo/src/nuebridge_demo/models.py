@@ -56,7 +56,8 @@ class Models:
         self.choices = _choices(workshop, models)
         if not self.choices:
             raise RegistryError(
-                f"no integration is at hand: {INSTALL_DEFAULTS}, or name one with --model (registry name, folder or hub id)"
+                f"no integration is at hand: {INSTALL_DEFAULTS}, "
+                "or name one with --model (registry name, folder or hub id)"
             )
         embedded = workshop.registry.default_integration
         self.default = embedded if embedded in self.choices and not models else next(iter(self.choices))
@@ -102,7 +103,9 @@ def _choices(workshop: Workshop, models: Sequence[str]) -> dict[str, Choice]:
             taken = folder.name in choices or folder.name in registry.names("integrations")
             name = model if taken or not folder.name else folder.name
         elif model not in registry.names("integrations") and not _may_be_hub_id(model):
-            raise RegistryError(f"--model {model}: is no folder, and there is {registry.unknown('integrations', model)}")
+            raise RegistryError(
+                f"--model {model}: is no folder, and there is {registry.unknown('integrations', model)}"
+            )
         choices[name] = Choice(name, source)
     for name in registry.names("integrations"):
         entry = registry.integration(name)

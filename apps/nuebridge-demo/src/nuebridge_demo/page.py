@@ -29,6 +29,9 @@ MAX_BEAM_SIZE = 8
 KEEP_UPLOADS_SECONDS = 3600
 """Recordings are deleted after this long; when the page ends, all of them are."""
 
+MESSAGE_SECONDS = 20
+"""An error message leaves the page after this long, or when it is closed."""
+
 FIRST_PORT, LAST_PORT = 7860, 7959
 """Where a port is looked for unless one is given."""
 
@@ -51,7 +54,10 @@ def build_demo(workshop: Workshop, models: Sequence[str] = (), *, device: str = 
     gr.set_static_paths(list(samples.values()))
 
     def transcribe(
-        audio: str | None, model: str, beam_size: float = 1, progress: gr.Progress = gr.Progress()
+        audio: str | None,
+        model: str,
+        beam_size: float = 1,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008  gradio looks for it among the defaults
     ) -> tuple[str, float, float, float | None, str]:
         """Text of a clip, its duration (s), the time taken (s), the real-time factor, and warnings, one a line."""
         if audio is None:
@@ -70,39 +76,59 @@ def build_demo(workshop: Workshop, models: Sequence[str] = (), *, device: str = 
             raise _shown(f"{model} comes without a sample recording.")
         return str(samples[model])
 
-    # Two columns; on a phone the second goes below the first.
-    with gr.Blocks(
+    page = gr.Blocks(
         title="nuebridge", analytics_enabled=False, delete_cache=(KEEP_UPLOADS_SECONDS // 6, KEEP_UPLOADS_SECONDS)
-    ) as page:
+    )
+    with page:
         gr.Markdown("# nuebridge\nDrop or record a clip, choose an integration, read the text.")
-        with gr.Row():
+        with gr.Row():  # of two columns; on a phone the second goes below the first
             with gr.Column(min_width=300):
                 audio = gr.Audio(label="Clip", sources=["upload", "microphone"], type="filepath", buttons=[])
                 use_sample = gr.Button("Use the sample recording", size="sm", visible=offered.default in samples)
-                model = gr.Dropdown(list(offered.choices), value=offered.default, label="Integration")
+                model = gr.Dropdown(list(offered.choices), value=offered.default, label="Integration", filterable=False)
                 beam_size = gr.Slider(
                     1, MAX_BEAM_SIZE, value=1, step=1, label="Beam size", info="1 = greedy; more is slower."
                 )
                 button = gr.Button("Transcribe", variant="primary")
             with gr.Column(min_width=300):
                 text = gr.Textbox(label="Text", lines=5, interactive=False, buttons=["copy"])
-                with gr.Row():
-                    duration = gr.Number(label="Duration (s)", precision=2, min_width=90)
-                    seconds = gr.Number(label="Time taken (s)", precision=2, min_width=90)
-                    rtf = gr.Number(label="Real-time factor", precision=3, min_width=90)
+                with gr.Row(visible=False) as figures:
+                    duration = gr.Number(label="Duration (s)", precision=2, min_width=110)
+                    seconds = gr.Number(label="Time taken (s)", precision=2, min_width=110)
+                    rtf = gr.Number(label="Real-time factor", precision=3, min_width=110)
                 warnings = gr.Textbox(label="Warnings", interactive=False, visible=False)
-        button.click(
+        clicked = button.click(
             transcribe,
             [audio, model, beam_size],
             [text, duration, seconds, rtf, warnings],
             api_name="transcribe",
             scroll_to_output=True,
-        ).success(
-            lambda lines: gr.Textbox(visible=bool(lines)), warnings, warnings, queue=False, api_visibility="private"
+            show_progress_on=text,
+        )
+        clicked.success(
+            lambda lines: (gr.Row(visible=True), gr.Textbox(visible=bool(lines))),
+            warnings,
+            [figures, warnings],
+            queue=False,
+            show_progress="hidden",
+            api_visibility="private",
+        )
+        clicked.failure(  # what stands there belongs to an earlier clip
+            lambda: (gr.Textbox(""), gr.Row(visible=False), gr.Textbox(visible=False)),
+            None,
+            [text, figures, warnings],
+            queue=False,
+            show_progress="hidden",
+            api_visibility="private",
         )
         use_sample.click(sample, model, audio, api_name="sample", queue=False)
         model.change(
-            lambda name: gr.Button(visible=name in samples), model, use_sample, queue=False, api_visibility="private"
+            lambda name: gr.Button(visible=name in samples),
+            model,
+            use_sample,
+            queue=False,
+            show_progress="hidden",
+            api_visibility="private",
         )
     page.queue(default_concurrency_limit=1, max_size=20)
     return page
@@ -133,9 +159,11 @@ def launch(page: gr.Blocks, *, host: str = "127.0.0.1", port: int | None = None)
             pwa=False,
             ssr_mode=False,
         )
-    except OSError:
+    except OSError as error:
         ports = f"port {port}" if port is not None else f"ports {FIRST_PORT} to {LAST_PORT}"
-        raise ConfigError(f"cannot listen on {host}, {ports}: in use or not allowed; choose others with --host and --port")
+        raise ConfigError(
+            f"cannot listen on {host}, {ports}: in use or not allowed; choose others with --host and --port"
+        ) from error
     return url
 
 
@@ -148,7 +176,7 @@ def _reach_directly(host: str) -> None:
 
 def _shown(message: str) -> gr.Error:
     """A message on the page, which shows HTML; what came from a visitor is to stay text."""
-    return gr.Error(html.escape(message, quote=False), duration=None, print_exception=False)
+    return gr.Error(html.escape(message, quote=False), duration=MESSAGE_SECONDS, print_exception=False)
 
 
 @contextmanager
@@ -162,5 +190,6 @@ def _as_messages(model: str, recording: Path) -> Iterator[None]:
     except Exception as error:
         _LOG.exception("%s failed on %s", model, recording)
         raise _shown(
-            f"{model} failed on this clip ({type(error).__name__}); the terminal that the page was started from says more"
+            f"{model} failed on this clip ({type(error).__name__}); "
+            "the terminal that the page was started from says more"
         ) from error

@@ -35,6 +35,7 @@ def _conv() -> type:
 
 @hookimpl
 def nuebridge_bridges() -> list[BridgeComponent]:
+    """The bridges of this distribution."""
     return [
         BridgeComponent(
             name="conv",

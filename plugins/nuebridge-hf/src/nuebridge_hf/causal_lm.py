@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from nuebridge.contracts import Generated, GenerationOptions, ParameterGroup, TextDecoder
 from nuebridge.errors import CheckpointError, PromptError
@@ -53,7 +52,7 @@ class CausalLm(TextDecoder):
             tokenizer = TransformersTokenizer(tokenizer)
         self.tokenizer: Tokenizer = tokenizer
         config = model.config.get_text_config()
-        self.vocab_size, self.hidden_size = (int(size) for size in model.get_input_embeddings().weight.shape)
+        self.vocab_size, self.hidden_size = self.model.get_input_embeddings().weight.shape
         positions = getattr(config, "max_position_embeddings", None)
         self.max_positions = None if positions is None else int(positions)
         if eos_token_ids is None:
@@ -166,21 +165,27 @@ class CausalLm(TextDecoder):
     @classmethod
     def load(cls, source: str, options: BaseModel, *, revision: str | None = None) -> Self:
         assert isinstance(options, DecoderOptions)
-        tokenizer, config = load_tokenizer(source, revision), read_config(source, revision)
-        model, _ = load_model(
-            AutoModelForCausalLM,
-            config,
-            source=source,
-            revision=revision,
-            allow_pickle=options.allow_pickle,
-            harmless=STALE_BUFFERS,
-        )
+        config = read_config(source, revision)
+        tokenizer = load_tokenizer(source, revision)
+        model = load_causal_lm(config, source=source, revision=revision, allow_pickle=options.allow_pickle)
         eos = _eos_token_ids(source, revision, tokenizer, config)
         return cls(model, tokenizer, eos_token_ids=eos, options=options)
 
     def save(self, folder: Path) -> None:
         save_model(self.model, folder)
         self.tokenizer.save(folder)
+
+
+def load_causal_lm(config: PretrainedConfig, *, source: str, **arguments: Any) -> PreTrainedModel:
+    """The weights of a causal language model; ``arguments`` are those of ``load_model``."""
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if model_class is None:
+        raise CheckpointError(
+            f"{source!r} holds a model of type {config.model_type!r}, which is no causal language model to transformers"
+        )
+    if model_class.config_class is not type(config):  # the text half of a model of several senses
+        config = config.get_text_config()
+    return load_model(model_class, config, source=source, harmless=STALE_BUFFERS, **arguments)[0]
 
 
 def _ids(value: Any) -> list[int]:

@@ -8,6 +8,7 @@ only warns about is an error here, except for names that are known to carry noth
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -16,9 +17,9 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
-from transformers.utils import cached_file
+from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_file
 
 from nuebridge.errors import CheckpointError
 
@@ -50,13 +51,21 @@ def quiet_transformers() -> Iterator[None]:
 def one_line(error: BaseException) -> str:
     """The first line of an error that says something."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].endswith(":"):
+        return f"{lines[0]} {lines[1]}"
     return lines[0] if lines else type(error).__name__
 
 
-def find_file(source: str, name: str, revision: str | None = None) -> Path | None:
-    """A file of a folder or hub repository, or None where there is none of that name.
+def is_folder(source: str) -> bool:
+    """Whether the source is a folder here; otherwise it is taken for a hub id."""
+    return Path(source).expanduser().is_dir()
 
-    Raises CheckpointError where the folder or repository itself cannot be reached.
+
+def find_file(source: str, name: str, revision: str | None = None, *, required: bool = False) -> Path | None:
+    """A file of a folder or hub repository, or None where none of that name can be found.
+
+    Raises CheckpointError where there is no such folder or repository. Without a connection the
+    cache decides, which may lack a file that exists: what a repository must have is ``required``.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
@@ -68,7 +77,7 @@ def find_file(source: str, name: str, revision: str | None = None) -> Path | Non
             source,
             name,
             revision=revision,
-            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_missing_entries=required,
         )
     except OSError as error:
         raise CheckpointError(
@@ -77,9 +86,9 @@ def find_file(source: str, name: str, revision: str | None = None) -> Path | Non
     return None if found is None else Path(found)
 
 
-def read_json(source: str, name: str, revision: str | None = None) -> dict[str, Any] | None:
+def read_json(source: str, name: str, revision: str | None = None, *, required: bool = False) -> dict[str, Any] | None:
     """A JSON file of a checkpoint, or None where there is none of that name."""
-    path = find_file(source, name, revision)
+    path = find_file(source, name, revision, required=required)
     if path is None:
         return None
     try:
@@ -93,7 +102,7 @@ def read_json(source: str, name: str, revision: str | None = None) -> dict[str, 
 
 def read_config(source: str, revision: str | None = None) -> PretrainedConfig:
     """The transformers configuration of a folder or hub id, written by either line of the library."""
-    data = read_json(source, "config.json", revision)
+    data = read_json(source, "config.json", revision, required=True)
     if data is None:
         raise CheckpointError(f"{source!r} has no config.json, so it is not a transformers checkpoint")
     return config_from_dict(data, source)
@@ -101,22 +110,28 @@ def read_config(source: str, revision: str | None = None) -> PretrainedConfig:
 
 def config_from_dict(data: Mapping[str, Any], source: str) -> PretrainedConfig:
     """A configuration object from a parsed config.json. ``source`` is named in errors."""
-    data = dict(data)
-    model_type = data.pop("model_type", None)
-    if not isinstance(model_type, str):
-        raise CheckpointError(f"the config.json of {source!r} names no model_type")
+    fields: dict[str, Any] = copy.deepcopy(dict(data))
+    model_type = fields.get("model_type")
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        raise CheckpointError(
+            f"{source!r} is of model_type {model_type!r}, which transformers {transformers.__version__} does not know; "
+            "a later release may, and code that a checkpoint brings along is not run"
+        )
+    if fields.get("quantization_config"):
+        raise CheckpointError(
+            f"{source!r} holds quantized weights, which are not supported; use the original checkpoint"
+        )
     if OLDER_THAN_5:
-        _write_rope_the_old_way(data, source)
-    # Remote code is never run: an entry that points at it is dropped with its configuration class.
-    data.pop("auto_map", None)
+        _write_rope_the_old_way(fields, source)
+    fields.pop("auto_map", None)  # points at code that a checkpoint brings along
     try:
         with quiet_transformers():
-            return AutoConfig.for_model(model_type, **data)
-    except ValueError as error:
+            config: PretrainedConfig = CONFIG_MAPPING[model_type].from_dict(fields)
+    except Exception as error:  # configurations check their values each in its own way
         raise CheckpointError(
-            f"the config.json of {source!r} (model_type {model_type!r}) does not suit transformers "
-            f"{transformers.__version__}: {one_line(error)}"
+            f"the config.json of {source!r} does not suit transformers {transformers.__version__}: {one_line(error)}"
         ) from error
+    return config
 
 
 def _write_rope_the_old_way(data: dict[str, Any], source: str) -> None:
@@ -135,8 +150,8 @@ def _write_rope_the_old_way(data: dict[str, Any], source: str) -> None:
         rope = rope["full_attention"]
     elif any(isinstance(value, dict) for value in rope.values()):
         raise CheckpointError(
-            f"{source!r} was written by transformers 5 with rotary settings {sorted(rope)} that {transformers.__version__} "
-            "has no fields for; load it under transformers 5"
+            f"{source!r} was written by transformers 5 with rotary settings {sorted(rope)} that "
+            f"{transformers.__version__} has no fields for; load it under transformers 5"
         )
     rope = dict(rope)
     if "rope_theta" in rope:
@@ -164,8 +179,8 @@ def load_model(
     reason. Returns the model and the absent names. Raises CheckpointError in one line.
     """
     if state_dict is None:
-        arguments |= {"revision": revision or "main", "use_safetensors": None if allow_pickle else True}
-        _check_weight_files(source, allow_pickle)
+        safe = _has_safetensors(source, revision, allow_pickle)
+        arguments |= {"revision": revision or "main", "use_safetensors": safe}
     else:
         arguments["state_dict"] = state_dict
     try:
@@ -199,21 +214,22 @@ def load_model(
     return model, missing
 
 
-def _check_weight_files(source: str, allow_pickle: bool) -> None:
-    """A folder's weight files are checked first, for a plainer message than the library's."""
-    folder = Path(source).expanduser()
-    if not folder.is_dir():
-        return
-    if any(folder.glob("*.safetensors")):
-        return
-    pickles = sorted(path.name for path in folder.glob("*.bin"))
-    if not pickles:
-        raise CheckpointError(f"{source!r} has no weights: no *.safetensors file in it")
+def _has_safetensors(source: str, revision: str | None, allow_pickle: bool) -> bool:
+    """False where the weights are pickles and those are allowed. Raises CheckpointError otherwise.
+
+    Asked beforehand, since the library would go on to look for a conversion under another revision.
+    """
+    if any(find_file(source, name, revision) for name in ("model.safetensors", "model.safetensors.index.json")):
+        return True
+    pickles = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+    if not any(find_file(source, name, revision) for name in pickles):
+        raise CheckpointError(f"{source!r} has no weights: there is no model.safetensors in it; copy it again")
     if not allow_pickle:
         raise CheckpointError(
-            f"{source!r} keeps its weights in a pickle ({pickles[0]}), which can run code when it is read; "
+            f"{source!r} keeps its weights in a pickle (pytorch_model.bin), which can run code when it is read; "
             "convert it to safetensors, or set the option allow_pickle: true if you trust it"
         )
+    return False
 
 
 def _matches(name: str, patterns: Mapping[str, str]) -> bool:
@@ -229,7 +245,11 @@ def _some(names: Any) -> str:
 def save_model(model: PreTrainedModel, folder: Path) -> None:
     """Writes ``config.json`` and safetensors weights."""
     with quiet_transformers():
-        model.save_pretrained(folder, safe_serialization=True, max_shard_size="5GB")
+        model.save_pretrained(folder, max_shard_size="5GB")
+    # safetensors makes files that their owner alone can read; the umask is to decide, as it does for JSON
+    mode = (folder / "config.json").stat().st_mode & 0o777
+    for file in folder.glob("*.safetensors"):
+        file.chmod(mode)
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:

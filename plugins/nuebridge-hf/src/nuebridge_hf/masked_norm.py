@@ -2,8 +2,8 @@
 
 The first layer of a group-norm front end averages over the whole clip, so padding changes every
 frame of it. Here the statistics run over each clip's own frames. The layer sits at the highest
-frame rate of the encoder, where a training on CPU spends its time: hence the written-out gradient,
-which keeps two tensors of the input's size alive instead of half a dozen.
+frame rate of the encoder, where its tensors are largest: hence the written-out gradient, which keeps
+one tensor of the input's size alive instead of half a dozen.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 def masked_group_norm(features: Tensor, lengths: Tensor | None, norm: nn.GroupNorm) -> Tensor:
@@ -22,7 +21,7 @@ def masked_group_norm(features: Tensor, lengths: Tensor | None, norm: nn.GroupNo
     meaningless, and its gradient is not used.
     """
     if lengths is None:
-        return F.group_norm(features, norm.num_groups, norm.weight, norm.bias, norm.eps)
+        return torch.group_norm(features, norm.num_groups, norm.weight, norm.bias, norm.eps)
     result: Tensor = _MaskedGroupNorm.apply(features, tuple(lengths.tolist()), norm.weight, norm.bias, norm.eps)
     return result
 
@@ -37,13 +36,13 @@ class _MaskedGroupNorm(torch.autograd.Function):
         inverse_std = torch.rsqrt(variance + eps)
         scale = inverse_std * weight.float()  # [B, C]
         shift = bias.float() - mean * scale
-        out = torch.addcmul(shift[..., None].to(x.dtype), x, scale[..., None].to(x.dtype))
+        out = torch.addcmul(shift[..., None], x, scale[..., None]).to(x.dtype)
         ctx.save_for_backward(x, weight, mean, inverse_std)
         ctx.lengths = lengths
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, inverse_std = ctx.saved_tensors
         grad_sum = torch.empty_like(mean)  # sum of dy over a clip's frames, [B, C]
         grad_dot = torch.empty_like(mean)  # sum of dy * x
@@ -58,8 +57,7 @@ class _MaskedGroupNorm(torch.autograd.Function):
             scale = weight.float() * inverse_std
             slope = -scale * inverse_std * grad_dot / count
             offset = -scale * grad_sum / count - slope * mean
-            dx = torch.addcmul(offset[..., None].to(x.dtype), x, slope[..., None].to(x.dtype))
-            dx.addcmul_(grad.to(x.dtype), scale[..., None].to(x.dtype))
+            dx = torch.addcmul(offset[..., None], x, slope[..., None]).addcmul_(grad, scale[..., None]).to(x.dtype)
             for row, length in enumerate(ctx.lengths):
                 dx[row, :, length:] = 0
         return dx, None, grad_dot.sum(0).to(weight.dtype), grad_sum.sum(0).to(weight.dtype), None

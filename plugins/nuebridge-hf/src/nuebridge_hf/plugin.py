@@ -44,6 +44,7 @@ def _is_nue_asr(config: Mapping[str, Any]) -> bool:
 
 @hookimpl
 def nuebridge_speech_encoders() -> list[SpeechEncoderComponent]:
+    """Encoders of raw audio."""
     return [
         SpeechEncoderComponent(
             name="hubert",
@@ -64,6 +65,7 @@ def nuebridge_speech_encoders() -> list[SpeechEncoderComponent]:
 
 @hookimpl
 def nuebridge_text_decoders() -> list[TextDecoderComponent]:
+    """One component reads them all."""
     return [
         TextDecoderComponent(
             name="causal-lm",
@@ -77,6 +79,7 @@ def nuebridge_text_decoders() -> list[TextDecoderComponent]:
 
 @hookimpl
 def nuebridge_checkpoint_formats() -> list[CheckpointFormat]:
+    """Foreign formats."""
     return [
         CheckpointFormat(
             name="nue-asr",

@@ -182,14 +182,9 @@ def load_tokenizer(source: str, revision: str | None = None) -> Tokenizer:
     use_pieces = (
         name in _SENTENCEPIECE_CLASSES and pieces is not None and find_file(source, pieces, revision) is not None
     )
-    files = {}
-    for file in TOKENIZER_FILES:
-        if use_pieces and file == "tokenizer.json":
-            continue
-        if (path := find_file(source, file, revision)) is not None:
-            files[file] = path.read_bytes()
     if use_pieces:
-        return SentencePieceTokenizer(files, source)
+        names = [file for file in TOKENIZER_FILES if file != "tokenizer.json"]
+        return SentencePieceTokenizer(_read(source, names, revision), source)
     # tokenizer.json is taken as it stands: the class that tokenizer_config.json names may be unknown to
     # the other line of transformers, or build its rules anew.
     loader: Any = PreTrainedTokenizerFast if has_json else AutoTokenizer
@@ -199,7 +194,19 @@ def load_tokenizer(source: str, revision: str | None = None) -> Tokenizer:
             tokenizer = loader.from_pretrained(source, revision=revision or "main", **arguments)
     except Exception as error:  # each kind of tokenizer fails in its own way
         raise CheckpointError(f"the tokenizer of {source!r} cannot be loaded: {one_line(error)}") from error
+    vocabulary_files = set(tokenizer.vocab_files_names.values())
+    files = _read(source, sorted({*TOKENIZER_FILES, *vocabulary_files}), revision)
+    if not vocabulary_files & set(files):  # transformers 5 makes an empty tokenizer then
+        raise CheckpointError(
+            f"{source!r} has no tokenizer: there is none of {', '.join(sorted(vocabulary_files))} in it"
+        )
     return TransformersTokenizer(tokenizer, files)
+
+
+def _read(source: str, names: Sequence[str], revision: str | None) -> dict[str, bytes]:
+    """The bytes of those files that there are."""
+    paths = {name: find_file(source, name, revision) for name in names}
+    return {name: path.read_bytes() for name, path in paths.items() if path is not None}
 
 
 def _json(files: Mapping[str, bytes], name: str, source: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from transformers import HubertModel, PreTrainedModel, Wav2Vec2Model
 
 from nuebridge.contracts import Frames, ParameterGroup, SpeechEncoder, check_not_empty, length_mask
 from nuebridge.errors import CheckpointError, SizeMismatchError
-from nuebridge_hf.loading import load_model, read_config, read_json, save_model, write_json
+from nuebridge_hf.loading import is_folder, load_model, read_config, read_json, save_model, write_json
 from nuebridge_hf.masked_norm import masked_group_norm
 from nuebridge_hf.options import EncoderOptions
 
@@ -29,7 +29,7 @@ _HARMLESS = {
     r"^(lm_head|classifier|projector|layer_weights)\b": "the head of a fine-tuned recogniser or classifier",
     r"^(quantizer|project_q|project_hid)\.": "the pre-training head",
 }
-_MASK_EMBEDDING = {r"masked_spec_embed$": "only masking during training reads it"}
+MASK_EMBEDDING = {r"masked_spec_embed$": "only masking during training reads it"}
 
 
 class Wav2VecFamilyEncoder(SpeechEncoder):
@@ -66,7 +66,7 @@ class Wav2VecFamilyEncoder(SpeechEncoder):
         self.downsampling_factor = int(np.prod(model.config.conv_stride))
         self.frame_rate = sample_rate / self.downsampling_factor
         self._frame_mask: Tensor | None = None
-        batch_norm = getattr(model.encoder.pos_conv_embed, "batch_norm", None)
+        batch_norm = getattr(self.model.encoder.pos_conv_embed, "batch_norm", None)
         if batch_norm is not None:
             batch_norm.register_forward_hook(self._silence_padding)
 
@@ -112,6 +112,17 @@ class Wav2VecFamilyEncoder(SpeechEncoder):
 
     def _front_end(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
         """``[B, S]`` to ``[B, C, F]``. No layer here reads past a clip's end to make one of its own frames."""
+        if waveforms.device.type != "cpu":
+            return self._convolve(waveforms, lengths)
+        # On a CPU one clip at a time takes half the time of a padded batch or less: nothing is spent on
+        # padding, and a clip's activations stay in the cache from one layer to the next.
+        rows = [
+            self._convolve(waveform[None, : int(length)], length[None])[0].T
+            for waveform, length in zip(waveforms, lengths, strict=True)
+        ]
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True).transpose(1, 2)
+
+    def _convolve(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
         padded = int(lengths.min()) < waveforms.shape[1]
         hidden = waveforms[:, None]
         for layer, (kernel, stride) in zip(self.model.feature_extractor.conv_layers, self._convolutions, strict=True):
@@ -174,7 +185,7 @@ class Wav2VecFamilyEncoder(SpeechEncoder):
             raise CheckpointError(f"{source!r} holds a {config.model_type!r} model, not a {cls.model_type!r} one")
         harmless = dict(_HARMLESS)
         if config.mask_time_prob == 0 and config.mask_feature_prob == 0:
-            harmless |= _MASK_EMBEDDING
+            harmless |= MASK_EMBEDDING
         model, missing = load_model(
             cls.model_class,
             config,
@@ -182,11 +193,11 @@ class Wav2VecFamilyEncoder(SpeechEncoder):
             revision=revision,
             allow_pickle=options.allow_pickle,
             harmless=harmless,
-            may_miss=_MASK_EMBEDDING,
+            may_miss=MASK_EMBEDDING,
             attn_implementation="sdpa",
         )
-        _fill_mask_embedding(model, missing, source)
-        normalize, sample_rate = _preprocessor(source, revision)
+        fill_mask_embedding(model, missing, source)
+        normalize, sample_rate = _preprocessor(source, revision, warn=options.normalize is None)
         if options.normalize is not None:
             normalize = options.normalize
         return cls(model, normalize=normalize, sample_rate=sample_rate, options=options)
@@ -236,7 +247,7 @@ def _normalize(waveforms: Tensor, lengths: Tensor) -> Tensor:
     return centred * torch.rsqrt(variance + 1e-7)
 
 
-def _fill_mask_embedding(model: PreTrainedModel, missing: frozenset[str], source: str) -> None:
+def fill_mask_embedding(model: Any, missing: frozenset[str], source: str) -> None:
     """A checkpoint without the embedding that masked frames get: zero, not what happened to be drawn."""
     if any(name.endswith("masked_spec_embed") for name in missing):
         warnings.warn(f"{source!r} has no masked_spec_embed: masked frames are zero in training", stacklevel=3)
@@ -244,12 +255,18 @@ def _fill_mask_embedding(model: PreTrainedModel, missing: frozenset[str], source
             model.masked_spec_embed.zero_()
 
 
-def _preprocessor(source: str, revision: str | None) -> tuple[bool, int]:
+def _preprocessor(source: str, revision: str | None, *, warn: bool) -> tuple[bool, int]:
     """Whether clips are normalised, and the sample rate in Hz, as the checkpoint's preprocessor says."""
     data = read_json(source, "preprocessor_config.json", revision)
     if data is None:
         nested = (read_json(source, "processor_config.json", revision) or {}).get("feature_extractor")
         data = nested if isinstance(nested, dict) else None
     if data is None:
+        if warn and not is_folder(source):
+            warnings.warn(
+                f"no preprocessor_config.json was found for {source!r}: clips are not normalised. If it has one, "
+                "download it, or set the option normalize",
+                stacklevel=3,
+            )
         return False, DEFAULT_SAMPLE_RATE
     return bool(data.get("do_normalize", True)), int(data.get("sampling_rate", DEFAULT_SAMPLE_RATE))
