@@ -127,7 +127,7 @@ def load_folder(folder: Path, workshop: Workshop) -> Integration:
             "own format nor one that an installed plugin recognises; `nuebridge plugins` lists them. "
             "To use it as an encoder or decoder, name it in `nuebridge compose`"
         )
-    integration = ref.load()(folder)
+    integration = ref.load()(folder, workshop.manager)
     assert isinstance(integration, Integration)
     return integration
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from nuebridge.contracts import Bridge, SpeechEncoder, TextDecoder
     from nuebridge.model import Integration
+    from nuebridge.plugins import PluginManager
     from nuebridge.settings import NoOptions as NoOptions
 
 PROJECT = "nuebridge"
@@ -103,11 +104,11 @@ class TextDecoderComponent(Component):
 class CheckpointFormat(Component):
     """A foreign checkpoint format that loads as an integration without conversion.
 
-    ``load()`` returns a function ``(folder: Path) -> Integration``.
+    ``load()`` returns a function ``(folder: Path, manager: PluginManager) -> Integration``.
     """
 
-    load: Callable[[], Callable[[Path], Integration]]
-    recognises: Callable[[Mapping[str, Any]], bool]
+    load: Callable[[], Callable[[Path, PluginManager], Integration]]
+    recognizes: Callable[[Mapping[str, Any]], bool]
     """Given the folder's parsed config.json, says whether this format is meant."""
 
     kind = "checkpoint format"

@@ -437,7 +437,7 @@ class TestClaims:
 
     FORMAT = (
         "from nuebridge.hookspecs import *\n@hookimpl\ndef nuebridge_checkpoint_formats():\n"
-        "    return [CheckpointFormat(name='one', summary='', load=lambda: len, recognises={})]\n"
+        "    return [CheckpointFormat(name='one', summary='', load=lambda: len, recognizes={})]\n"
     )
 
     def test_checkpoint_formats(self, site: Site) -> None:

@@ -155,7 +155,7 @@ class PluginManager:
         claims = []
         for ref in self.refs(CheckpointFormat):
             try:
-                if ref.record.recognises(config_json):
+                if ref.record.recognizes(config_json):
                     claims.append(ref)
             except Exception as error:
                 warnings.warn(

@@ -18,6 +18,7 @@ from transformers import GenerationConfig, GPTNeoXConfig, GPTNeoXForCausalLM, Hu
 import nuebridge
 from nuebridge.contracts import RecognitionOptions
 from nuebridge.errors import CheckpointError
+from nuebridge.plugins import PluginManager
 from nuebridge_hf.nue_asr import load_nue_asr
 
 
@@ -34,7 +35,7 @@ def golden(reference):
 
 
 def test_bridge_values_are_the_references(reference, golden):
-    integration = load_nue_asr(reference)
+    integration = load_nue_asr(reference, MANAGER)
     waves = [waveform for waveform, _ in golden]
     lengths = torch.tensor([len(waveform) for waveform in waves])
     with torch.no_grad():
@@ -49,7 +50,7 @@ def test_bridge_values_are_the_references(reference, golden):
 
 @pytest.mark.parametrize("together", [True, False], ids=["one-batch", "alone"])
 def test_tokens_and_texts_are_the_references(together, reference, golden):
-    integration = load_nue_asr(reference)
+    integration = load_nue_asr(reference, MANAGER)
     waves = [waveform for waveform, _ in golden]
     for options, key in (
         (RecognitionOptions(), "tokens"),
@@ -173,6 +174,8 @@ class Oracle(nn.Module):
             (folder / name).write_bytes((reference / name).read_bytes())
 
 
+MANAGER = PluginManager.discover()
+
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 GROUP = {**SMALL, "conv_dim": (16,) * 7}
 LAYER = {**SMALL, "conv_dim": (12,) * 7, "feat_extract_norm": "layer", "conv_bias": True, "do_stable_layer_norm": True}
@@ -229,7 +232,7 @@ def test_checkpoints_of_other_sizes_match_the_oracle(name, reference, waves, tmp
     if pad is not None:
         file = folder / "tokenizer_config.json"
         file.write_text(json.dumps({**json.loads(file.read_text()), "pad_token": pad}))
-    integration = load_nue_asr(folder)
+    integration = load_nue_asr(folder, MANAGER)
     assert integration.decoder.pad_token_id == (3 if pad is None else 2)
     assert (integration.storage_dtype == dtype) or old
     found = integration.recognize(waves, RecognitionOptions())
@@ -252,14 +255,16 @@ def test_shards_are_read_and_a_missing_one_is_an_error(reference, golden, tmp_pa
     index = {"metadata": {}, "weight_map": {name: file for file, part in halves.items() for name in part}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     waveform, case = golden[0]
-    assert list(load_nue_asr(tmp_path).recognize([waveform], RecognitionOptions())[0].token_ids) == case["tokens"]
+    assert (
+        list(load_nue_asr(tmp_path, MANAGER).recognize([waveform], RecognitionOptions())[0].token_ids) == case["tokens"]
+    )
     (tmp_path / "b.safetensors").unlink()
     with pytest.raises(CheckpointError, match="b.safetensors is missing"):
-        load_nue_asr(tmp_path)
+        load_nue_asr(tmp_path, MANAGER)
     index["weight_map"]["bridge_proj.bias"] = "../elsewhere.safetensors"
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(CheckpointError, match="weight_map"):
-        load_nue_asr(tmp_path)
+        load_nue_asr(tmp_path, MANAGER)
 
 
 @pytest.mark.parametrize(
@@ -283,7 +288,7 @@ def test_weights_that_do_not_fit_are_an_error(change, message, reference, rewrit
 
     rewrite_weights(tmp_path, apply)
     with pytest.raises(CheckpointError, match=message):
-        load_nue_asr(tmp_path)
+        load_nue_asr(tmp_path, MANAGER)
 
 
 def test_a_configuration_that_lacks_a_field_is_an_error(reference, tmp_path):
@@ -291,11 +296,11 @@ def test_a_configuration_that_lacks_a_field_is_an_error(reference, tmp_path):
     del config["bridge_conv_stride"]
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="bridge_conv_stride"):
-        load_nue_asr(tmp_path)
+        load_nue_asr(tmp_path, MANAGER)
 
 
 def test_bfloat16_runs_from_waveform_to_text(reference, golden):
-    integration = load_nue_asr(reference).to(torch.bfloat16)
+    integration = load_nue_asr(reference, MANAGER).to(torch.bfloat16)
     waves = [waveform for waveform, _ in golden]
     for transcript in integration.recognize(waves, RecognitionOptions(max_new_tokens=5)):
         assert 2 <= len(transcript.token_ids) <= 5

@@ -36,8 +36,8 @@ GENERATION = GenerationSettings(max_new_tokens=TokenBudget(per_second=4, plus=20
 _PREFIXES = ("audio_encoder.", "bridge_", "llm.")
 
 
-def load_nue_asr(folder: Path) -> Integration:
-    """The integration in ``folder``, float32 in memory. Raises CheckpointError."""
+def load_nue_asr(folder: Path, manager: PluginManager) -> Integration:
+    """The integration in ``folder``, float32; its bridge is found through ``manager``. Raises CheckpointError."""
     config = read_json(folder / "config.json")
     try:
         encoder_config = config_from_dict(config["audio_encoder_config"], str(folder))
@@ -57,7 +57,6 @@ def load_nue_asr(folder: Path) -> Integration:
     parts, stored_as = _read_parts(folder)
     encoder = _encoder(folder, encoder_config, parts["audio_encoder."])
     decoder = _decoder(folder, decoder_config, parts["llm."])
-    manager = PluginManager.discover()
     bridge_ref = manager.find(BridgeComponent, "bridges.conv", distribution="nuebridge-bridges")
     bridge = bridge_ref.load().build(encoder.hidden_size, decoder.hidden_size, bridge_ref.parse_options(convolutions))
     _fill_bridge(folder, bridge, parts["bridge_"])

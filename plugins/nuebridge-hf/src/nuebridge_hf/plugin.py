@@ -12,6 +12,7 @@ from nuebridge_hf.options import DecoderOptions, EncoderOptions
 if TYPE_CHECKING:
     from nuebridge.contracts import SpeechEncoder, TextDecoder
     from nuebridge.model import Integration
+    from nuebridge.plugins import PluginManager
 
 
 def _hubert() -> type[SpeechEncoder]:
@@ -32,7 +33,7 @@ def _causal_lm() -> type[TextDecoder]:
     return CausalLm
 
 
-def _nue_asr() -> Callable[[Path], Integration]:
+def _nue_asr() -> Callable[[Path, PluginManager], Integration]:
     from nuebridge_hf.nue_asr import load_nue_asr
 
     return load_nue_asr
@@ -85,6 +86,6 @@ def nuebridge_checkpoint_formats() -> list[CheckpointFormat]:
             name="nue-asr",
             summary="The published Nue-ASR format: HuBERT, two convolutions and GPT-NeoX in one file",
             load=_nue_asr,
-            recognises=_is_nue_asr,
+            recognizes=_is_nue_asr,
         )
     ]
