@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -151,9 +150,7 @@ class Integration(nn.Module, Recognizer):
 
     def encode_audio(self, waveforms: Tensor, lengths: Tensor) -> Frames:
         """Waveforms ``[B, S]`` to encoder frames ``[B, F, E]``, CTC logits filled in where there is a head."""
-        frozen = not any(parameter.requires_grad for parameter in self.encoder.parameters())
-        with torch.no_grad() if frozen else nullcontext():
-            frames: Frames = self.encoder(waveforms, lengths)
+        frames: Frames = self.encoder(waveforms, lengths)
         if self.ctc_head is not None:
             frames = self.ctc_head(frames)
         return frames
@@ -176,12 +173,12 @@ class Integration(nn.Module, Recognizer):
         text_loss: bool = True,
         label_smoothing: float = 0.0,
         token_replacement: float = 0.0,
-        generator: torch.Generator | None = None,
+        generators: Sequence[torch.Generator] | None = None,
     ) -> Losses:
         """The losses of a batch of utterances.
 
         ``token_replacement`` is the share of tokens read (not of those learned) that are replaced
-        by random ones, drawn from ``generator``; it makes the decoder rely on the audio.
+        by random ones, drawn from the generator of each text; it makes the decoder rely on the audio.
         """
         frames = self.encode_audio(waveforms, lengths)
         ctc: tuple[Tensor | None, int] = (None, 0)
@@ -191,7 +188,11 @@ class Integration(nn.Module, Recognizer):
             return Losses(frames.features.new_zeros(()), 0, *ctc, frames.losses)
         targets = [[*self.decoder.encode(text), self.decoder.eos_token_ids[0]] for text in texts]
         audio = self.bridge(frames, torch.tensor([len(ids) for ids in targets], device=frames.lengths.device))
-        inputs = [_replaced(ids, token_replacement, self.decoder.vocab_size, generator) for ids in targets]
+        drawn: Sequence[torch.Generator | None] = generators or [None] * len(targets)
+        inputs = [
+            _replaced(ids, token_replacement, self.decoder.vocab_size, generator)
+            for ids, generator in zip(targets, drawn, strict=True)
+        ]
         values = fields or [{"language": self._language_field(None)}] * len(texts)
         prompt = build_prompt(self.decoder, audio, self.prompt, values, targets, inputs)
         assert prompt.labels is not None

@@ -21,12 +21,16 @@ def train(
 ) -> None:
     """Train an integration. Exit status 75: stopped early, saved, to be resumed."""
     import logging
+    import os
 
     from nuebridge.config import load_yaml, parse_set_values
     from nuebridge.train.config import TrainConfig
     from nuebridge.train.loop import train as run
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    # Of several processes (torchrun sets RANK) one speaks; the others only of what goes wrong.
+    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR
+    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     settings = load_yaml(config, TrainConfig, set_values=parse_set_values(set_values or []))
     final = run(settings, ctx.obj.workshop(registry), resume=resume)
-    typer.echo(f"trained integration: {final}")
+    if level == logging.INFO:
+        typer.echo(f"trained integration: {final}")

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from nuebridge.data import Utterance, read_manifest
 from nuebridge.errors import AudioError, DataError
 from nuebridge.train.config import DataConfig
+from nuebridge.train.ranks import Ranks
+
+ALONE = Ranks()
 
 BUCKET_WINDOW = 2048
 """Utterances that are sorted by length together: large enough for little padding, small enough to mix."""
@@ -87,9 +90,16 @@ def plan_epoch(utterances: Sequence[Utterance], batch_seconds: float, seed: int,
 
 
 def stream(
-    utterances: Sequence[Utterance], config: DataConfig, seed: int, sample_rate: int, position: Position
+    utterances: Sequence[Utterance],
+    config: DataConfig,
+    seed: int,
+    sample_rate: int,
+    position: Position,
+    ranks: Ranks = ALONE,
 ) -> Generator[Batch]:
-    """Endless batches from a position on, audio read ahead by ``config.workers`` threads until it is closed.
+    """Endless batches from a position on, of each this rank's share (which may be empty).
+
+    Audio is read ahead by ``config.workers`` threads until the generator is closed.
 
     Raises DataError naming the utterance whose audio cannot be read.
     """
@@ -100,7 +110,7 @@ def stream(
             while True:
                 while len(ahead) < 2 * config.workers + 2:
                     chosen, following = next(places)
-                    ahead.append(pool.submit(_read, chosen, sample_rate, following))
+                    ahead.append(pool.submit(_read, ranks.share(chosen), sample_rate, following))
                 yield ahead.pop(0).result()
         finally:
             for future in ahead:
@@ -126,7 +136,9 @@ def _read(utterances: Sequence[Utterance], sample_rate: int, following: Position
             waveforms.append(torch.from_numpy(utterance.load(sample_rate)))
         except AudioError as error:
             raise DataError(f"utterance {utterance.id}: {error}") from error
-    lengths = torch.tensor([len(waveform) for waveform in waveforms])
+    lengths = torch.tensor([len(waveform) for waveform in waveforms], dtype=torch.int64)
+    if not waveforms:
+        return Batch(torch.zeros(0, 0), lengths, (), following)
     return Batch(nn.utils.rnn.pad_sequence(waveforms, batch_first=True), lengths, tuple(utterances), following)
 
 

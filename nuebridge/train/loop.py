@@ -5,10 +5,12 @@ from __future__ import annotations
 import fnmatch
 import json
 import logging
+import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ from nuebridge.errors import AudioError, PromptError, TrainingError
 from nuebridge.model import Integration, Losses
 from nuebridge.train.batches import Batch, select, stream
 from nuebridge.train.config import PartConfig, TrainConfig
+from nuebridge.train.ranks import Ranks, joined
 from nuebridge.train.state import (
     Progress,
     checkpoints,
@@ -38,6 +41,9 @@ from nuebridge.train.state import (
 from nuebridge.train.validation import validate
 
 log = logging.getLogger(__name__)
+
+MAX_RANKS = 65_536
+"""Keeps the seeds of ranks apart from those of other runs."""
 
 METRICS_FILE = "metrics.jsonl"
 """What a run logs, in its output folder: one JSON object a line, ``kind`` is ``train`` or ``validation``."""
@@ -55,22 +61,29 @@ def train(config: TrainConfig, workshop: Workshop, *, resume: bool = False) -> P
     Raises TrainingError, DataError, CheckpointError; TrainingStopped when a signal or
     ``stop_after_minutes`` ends the sitting after a checkpoint was written.
     """
+    with joined() as ranks, _locked_by_main(config.output, ranks):
+        return _train(config, workshop, resume, ranks)
+
+
+def _train(config: TrainConfig, workshop: Workshop, resume: bool, ranks: Ranks) -> Path:
     final = config.output / "final"
-    with locked(config.output):
-        found = checkpoints(config.output / "checkpoints")
-        if (found or final.exists()) and not resume:
-            raise TrainingError(
-                f"{config.output} holds a run already; pass --resume to go on with it or choose another output"
-            )
-        if final.exists():
-            log.info("%s is there: this run is finished", final)
-            return final
-        run = _Run.open(config, workshop, found[-1][1] if found else None)
+    found = checkpoints(config.output / "checkpoints")
+    if (found or final.exists()) and not resume:
+        raise TrainingError(
+            f"{config.output} holds a run already; pass --resume to go on with it or choose another output"
+        )
+    if final.exists():
+        log.info("%s is there: this run is finished", final)
+        return final
+    run = _Run.open(config, workshop, found[-1][1] if found else None, ranks)
+    if ranks.is_main:
         keep_metrics(config.output / METRICS_FILE, run.progress.step)
-        with _stop_on_signals() as stopping:
-            run.train(stopping)
-        run.integration.training_history.append(_history(config, run.progress))
+    with _stop_on_signals() as stopping:
+        run.train(stopping)
+    run.integration.training_history.append(_history(config, run.progress))
+    if ranks.is_main:
         save(run.integration, final)
+    ranks.wait()
     return final
 
 
@@ -82,10 +95,11 @@ class _Run:
     utterances: list[Utterance]
     validation: list[Utterance]
     progress: Progress
+    ranks: Ranks
 
     @classmethod
-    def open(cls, config: TrainConfig, workshop: Workshop, checkpoint: Path | None) -> _Run:
-        torch.manual_seed(config.seed)
+    def open(cls, config: TrainConfig, workshop: Workshop, checkpoint: Path | None, ranks: Ranks) -> _Run:
+        torch.manual_seed(config.seed * MAX_RANKS + ranks.rank)
         source = config.model if checkpoint is None else checkpoint / "integration"
         integration = load(source, device=config.device, manager=workshop.manager, registry=workshop.registry)
         if config.losses.ctc > 0 and integration.ctc_head is None:
@@ -101,14 +115,16 @@ class _Run:
         progress = Progress()
         if checkpoint is not None:
             progress = read_progress(checkpoint)
-            restore(checkpoint, optimizer)
+            restore(checkpoint, optimizer, ranks)
             log.info("resuming from step %d", progress.step)
         limit = config.validation.max_utterances
-        return cls(config, integration, optimizer, utterances, validation[:limit], progress)
+        return cls(config, integration, optimizer, utterances, validation[:limit], progress, ranks)
 
     def train(self, stopping: _Stopping) -> None:
         rate, position = self.integration.sample_rate, self.progress.position
-        with closing(stream(self.utterances, self.config.data, self.config.seed, rate, position)) as batches:
+        with closing(
+            stream(self.utterances, self.config.data, self.config.seed, rate, position, self.ranks)
+        ) as batches:
             self._train(batches, stopping)
 
     def _train(self, batches: Iterator[Batch], stopping: _Stopping) -> None:
@@ -117,11 +133,14 @@ class _Run:
         window = _Window()
         while self.progress.step < config.schedule.steps:
             batch = next(batches)
-            audio_seconds = float(batch.lengths.sum()) / self.integration.sample_rate
+            minutes = (time.monotonic() - started) / 60
+            late = config.stop_after_minutes is not None and minutes >= config.stop_after_minutes
             try:
-                window.add(self._step(batch), audio_seconds)
+                figures, sums = self._step(batch, stopping.asked or late)
             except (AudioError, PromptError) as error:
                 raise TrainingError(f"the batch {_names(batch)} cannot be trained on: {error}") from error
+            audio_seconds = sums["samples"] / self.integration.sample_rate
+            window.add(figures, audio_seconds)
             self.progress.step += 1
             self.progress.position = batch.next_position
             self.progress.audio_seconds += audio_seconds
@@ -132,8 +151,7 @@ class _Run:
                 window = _Window()
             if self.validation and (step % config.validation.every_steps == 0 or last):
                 self._validate()
-            minutes = (time.monotonic() - started) / 60
-            stop = stopping.asked or (config.stop_after_minutes is not None and minutes >= config.stop_after_minutes)
+            stop = sums["stop"] > 0  # asked of any rank, so that all leave after the same step
             if step % config.checkpoints.every_steps == 0 or (stop and not last):
                 self._save()
             if stop and not last:
@@ -141,16 +159,32 @@ class _Run:
                     f"stopped at step {step} of {config.schedule.steps}; the same command with --resume goes on"
                 )
 
-    def _step(self, batch: Batch) -> dict[str, float]:
-        config, device = self.config, self.integration.device
+    def _step(self, batch: Batch, stop: bool) -> tuple[dict[str, float], dict[str, float]]:
+        """One step on this rank's share of a batch; means to log, and sums over all ranks."""
+        config = self.config
         set_training_mode(self.integration)
         factor = config.schedule.factor(self.progress.step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_learning_rate"] * factor
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.progress.step)
+        losses = self._losses(batch) if batch.utterances else None
+        sums = self.ranks.sum_numbers({**_sums(losses, batch), "stop": float(stop)})
+        figures = self._means(sums, batch)
+        self._check_finite("loss", sum(figures.values()), batch)
+        if losses is not None:
+            self._total(losses, sums).backward()  # type: ignore[no-untyped-call]
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.ranks.sum_gradients(parameters)
+        norm = nn.utils.clip_grad_norm_(parameters, config.optimizer.max_gradient_norm)
+        self._check_finite("gradient", float(norm), batch)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return {**figures, "gradient_norm": float(norm)}, sums
+
+    def _losses(self, batch: Batch) -> Losses:
+        config, device = self.config, self.integration.device
         autocast = torch.autocast(device.type, torch.bfloat16) if config.precision == "bfloat16" else nullcontext()
         with autocast:
-            losses = self.integration(
+            losses: Losses = self.integration(
                 batch.waveforms.to(device),
                 batch.lengths.to(device),
                 batch.texts,
@@ -158,22 +192,19 @@ class _Run:
                 text_loss=config.losses.text > 0,
                 label_smoothing=config.losses.label_smoothing,
                 token_replacement=config.losses.token_replacement,
-                generator=generator,
+                generators=[self._generator(utterance) for utterance in batch.utterances],
             )
-        total, figures = self._total(losses, batch)
-        self._check_finite("loss", total.detach(), batch)
-        total.backward()  # type: ignore[no-untyped-call]
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = nn.utils.clip_grad_norm_(parameters, config.optimizer.max_gradient_norm)
-        self._check_finite("gradient", norm, batch)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return {**figures, "gradient_norm": float(norm)}
+        return losses
 
-    def _check_finite(self, what: str, value: Tensor, batch: Batch) -> None:
-        if not torch.isfinite(value):
+    def _generator(self, utterance: Utterance) -> torch.Generator:
+        """What is drawn for an utterance depends on seed, epoch and utterance, not on batch or rank."""
+        name = f"{self.config.seed}:{self.progress.position.epoch}:{utterance.id}"
+        return torch.Generator().manual_seed(zlib.crc32(name.encode()))
+
+    def _check_finite(self, what: str, value: float, batch: Batch) -> None:
+        if not math.isfinite(value):
             raise TrainingError(
-                f"the {what} is {float(value)} at step {self.progress.step + 1} on the batch {_names(batch)}; look at "
+                f"the {what} is {value} at step {self.progress.step + 1} on the batch {_names(batch)}; look at "
                 "these recordings, or lower the learning rate and pass --resume"
             )
 
@@ -185,24 +216,36 @@ class _Run:
             for u in batch.utterances
         ]
 
-    def _total(self, losses: Losses, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        weights = self.config.losses
-        means: dict[str, tuple[Tensor, float]] = {}
-        if losses.text_tokens:
-            means["loss"] = losses.text / losses.text_tokens, weights.text
-        if losses.ctc is not None and losses.ctc_symbols and weights.ctc > 0:
-            means["ctc_loss"] = losses.ctc / losses.ctc_symbols, weights.ctc
-        for name, value in losses.auxiliary.items():
-            means[name] = value / len(batch.utterances), 1.0
+    def _means(self, sums: Mapping[str, float], batch: Batch) -> dict[str, float]:
+        """What is logged of a step: the losses of the whole batch, each over what it counts."""
+        means = {}
+        if sums["text_tokens"]:
+            means["loss"] = sums["text"] / sums["text_tokens"]
+        if sums["ctc_symbols"] and self.config.losses.ctc > 0:
+            means["ctc_loss"] = sums["ctc"] / sums["ctc_symbols"]
         if not means:
             raise TrainingError(
                 f"every text of the batch {_names(batch)} is too long for its audio, so that there is no CTC loss; "
                 "leave these utterances out"
             )
-        total = sum((value * weight for value, weight in means.values()), start=losses.text.new_zeros(()))
-        return total, {name: float(value.detach()) for name, (value, _) in means.items()}
+        if sums["auxiliary"]:
+            means["auxiliary_loss"] = sums["auxiliary"] / sums["utterances"]
+        return means
+
+    def _total(self, losses: Losses, sums: Mapping[str, float]) -> Tensor:
+        """This rank's part of what is minimised: its sums over the counts of the whole batch."""
+        weights, total = self.config.losses, losses.text.new_zeros(())
+        if sums["text_tokens"]:
+            total = total + weights.text * losses.text / sums["text_tokens"]
+        if losses.ctc is not None and sums["ctc_symbols"]:
+            total = total + weights.ctc * losses.ctc / sums["ctc_symbols"]
+        for value in losses.auxiliary.values():
+            total = total + value / sums["utterances"]
+        return total
 
     def _validate(self) -> None:
+        if not self.ranks.is_main:
+            return
         settings = self.config.validation
         result = validate(
             self.integration,
@@ -218,17 +261,42 @@ class _Run:
 
     def _save(self) -> None:
         folder = self.config.output / "checkpoints"
-        save_checkpoint(folder, self.integration, self.optimizer, self.progress, self.config.checkpoints.keep)
+        save_checkpoint(
+            folder, self.integration, self.optimizer, self.progress, self.config.checkpoints.keep, self.ranks
+        )
 
     def _learning_rates(self) -> dict[str, float]:
         return {group["part"]: group["lr"] for group in self.optimizer.param_groups}
 
     def _log(self, kind: str, figures: dict[str, Any]) -> None:
+        if not self.ranks.is_main:
+            return
         line = {"kind": kind, "step": self.progress.step, "minutes": round(self.progress.minutes, 2), **figures}
         with (self.config.output / METRICS_FILE).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
         shown = " ".join(f"{name} {value:.4g}" for name, value in figures.items() if isinstance(value, int | float))
         log.info("%s step %d/%d  %s", kind, self.progress.step, self.config.schedule.steps, shown)
+
+
+@contextmanager
+def _locked_by_main(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """The main rank holds the run's folder for all."""
+    with locked(folder) if ranks.is_main else nullcontext():
+        ranks.wait()
+        yield
+
+
+def _sums(losses: Losses | None, batch: Batch) -> dict[str, float]:
+    """What a rank adds to the sums of a step."""
+    return {
+        "text": 0.0 if losses is None else float(losses.text.detach()),
+        "text_tokens": 0 if losses is None else losses.text_tokens,
+        "ctc": 0.0 if losses is None or losses.ctc is None else float(losses.ctc.detach()),
+        "ctc_symbols": 0 if losses is None else losses.ctc_symbols,
+        "auxiliary": 0.0 if losses is None else sum(float(value.detach()) for value in losses.auxiliary.values()),
+        "utterances": len(batch.utterances),
+        "samples": float(batch.lengths.sum()),
+    }
 
 
 def trainable_groups(integration: Integration, config: TrainConfig) -> list[dict[str, Any]]:

@@ -16,15 +16,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import Tensor
 
 from nuebridge.checkpoint import save
 from nuebridge.errors import CheckpointError, TrainingError
 from nuebridge.model import Integration
 from nuebridge.tensors import flush, flush_folder, read_json, write_json, write_text
-from nuebridge.train.batches import Position
+from nuebridge.train.batches import ALONE, Position
+from nuebridge.train.ranks import Ranks
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +46,34 @@ class Progress:
 
 
 def save_checkpoint(
-    folder: Path, integration: Integration, optimizer: torch.optim.Optimizer, progress: Progress, keep: int
+    folder: Path,
+    integration: Integration,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    keep: int,
+    ranks: Ranks = ALONE,
 ) -> Path:
-    """Writes a checkpoint aside, flushes it to the disk, renames it into place, and drops the oldest."""
+    """Writes a checkpoint aside, flushes it to the disk, renames it into place, and drops the oldest.
+
+    Every rank must call it: the main one writes, with the random states of all.
+    """
     target = folder / f"step-{progress.step:08d}"
+    random = random_states(ranks)
+    if ranks.is_main:
+        _write(folder, target, integration, optimizer, progress, keep, random)
+    ranks.wait()
+    return target
+
+
+def _write(
+    folder: Path,
+    target: Path,
+    integration: Integration,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    keep: int,
+    random: list[dict[str, Tensor]],
+) -> None:
     aside = folder / f".{target.name}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +81,7 @@ def save_checkpoint(
             shutil.rmtree(leftover)
         aside.mkdir()
         save(integration, aside / "integration")
-        torch.save({"optimizer": optimizer.state_dict(), "random": random_state()}, aside / "state.pt")
+        torch.save({"optimizer": optimizer.state_dict(), "random": random}, aside / "state.pt")
         write_json(aside / "run.json", asdict(progress))
         flush_folder(aside)
         _remove(target)
@@ -67,7 +92,6 @@ def save_checkpoint(
     except (OSError, RuntimeError) as error:  # torch.save raises the latter where the disk is full
         reason = " ".join(str(error).split())
         raise CheckpointError(f"cannot save {target}: {reason}; the checkpoints before it are untouched") from error
-    return target
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
@@ -95,8 +119,8 @@ def read_progress(checkpoint: Path) -> Progress:
         ) from error
 
 
-def restore(checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Puts the optimiser and the random states back; learning rates and the like stay as configured now.
+def restore(checkpoint: Path, optimizer: torch.optim.Optimizer, ranks: Ranks = ALONE) -> None:
+    """Puts the optimiser and this rank's random states back; learning rates and the like stay as configured now.
 
     Raises CheckpointError, and TrainingError where other parameters were trained.
     """
@@ -116,7 +140,15 @@ def restore(checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
         ) from error
     for group, settings in zip(optimizer.param_groups, configured, strict=True):
         group.update(settings)
-    set_random_state(random)
+    if len(random) == ranks.count:
+        set_random_state(random[ranks.rank])
+    else:
+        log.warning(
+            "%s was written by %d ranks and is resumed by %d: dropout will draw differently",
+            checkpoint,
+            len(random),
+            ranks.count,
+        )
 
 
 def keep_metrics(file: Path, step: int) -> None:
@@ -150,19 +182,20 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def random_state() -> dict[str, Any]:
-    """The states of torch's generators, as tensors."""
-    state: dict[str, Any] = {"cpu": torch.get_rng_state()}
+def random_states(ranks: Ranks = ALONE) -> list[dict[str, Tensor]]:
+    """The states of torch's generators, by rank."""
+    states = [{"cpu": state} for state in ranks.gather(torch.get_rng_state())]
     if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    return state
+        for state, on_device in zip(states, ranks.gather(torch.cuda.get_rng_state()), strict=True):
+            state["cuda"] = on_device
+    return states
 
 
-def set_random_state(state: Mapping[str, Any]) -> None:
-    """Puts back what :func:`random_state` gave."""
+def set_random_state(state: Mapping[str, Tensor]) -> None:
+    """Puts back what :func:`random_states` gave for a rank."""
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+        torch.cuda.set_rng_state(state["cuda"])
 
 
 def _go_back(checkpoint: Path) -> str:
