@@ -11,8 +11,6 @@ APPS := apps/nuebridge-demo
 PYPROJECTS := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml apps/*/pyproject.toml)
 SAMPLE := plugins/nuebridge-tiny/src/nuebridge_tiny/sample.wav
 
-# Tests run beside each other on small machines: one thread each is the fastest and the steadiest.
-export OMP_NUM_THREADS ?= 1
 # No test, demo or document fetches anything.
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 
@@ -38,6 +36,9 @@ types: $(VENV)/.installed-dev
 
 imports: $(VENV)/.installed-dev  ## the import rules alone (`make test` has them too)
 	$(BIN)/lint-imports
+
+# One thread is the fastest for models this small, and the steadiest on a busy machine.
+unit test-slow: export OMP_NUM_THREADS := 1
 
 unit: $(VENV)/.installed-dev
 	$(OFFLINE) $(PYTEST) -q --ignore=tests/acceptance tests plugins apps

@@ -126,11 +126,10 @@ from nuebridge.train import loop
 number, at = signal.Signals[sys.argv[1]], int(sys.argv[2])
 step = loop._Run._step
 
-def signalled(self, batch):
-    figures = step(self, batch)
+def signalled(self, *args):
     if self.progress.step == at:
         os.kill(os.getpid(), number)
-    return figures
+    return step(self, *args)
 
 loop._Run._step = signalled
 main(sys.argv[3:])

@@ -207,7 +207,7 @@ def test_token_replacement_is_the_generators() -> None:
     model = build(ctc=False)
 
     def replaced(seed: int) -> tuple[Tensor, Losses]:
-        return read_by(model, token_replacement=0.3, generator=torch.Generator().manual_seed(seed))
+        return read_by(model, token_replacement=0.3, generators=[torch.Generator().manual_seed(seed)])
 
     plain, whole = read_by(model)
     first, found = replaced(1)
@@ -233,8 +233,20 @@ def test_token_replacement_leaves_what_is_learned() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.nn.functional, "cross_entropy", spy)
-        losses(model, clips(400), ["abc"], token_replacement=0.9, generator=torch.Generator().manual_seed(0))
+        losses(model, clips(400), ["abc"], token_replacement=0.9, generators=[torch.Generator().manual_seed(0)])
     assert seen[0].tolist() == [*b"abc", EOS]
+
+
+def test_token_replacement_does_not_depend_on_the_batch() -> None:
+    model = build(ctc=False)
+    waveforms, texts = clips(500, 900), ["abcdef" * 4, "ghijkl" * 4]
+
+    def found(rows: list[int]) -> float:
+        generators = [torch.Generator().manual_seed(row) for row in rows]
+        chosen = [waveforms[row] for row in rows], [texts[row] for row in rows]
+        return losses(model, *chosen, token_replacement=0.5, generators=generators).text.item()
+
+    assert found([0, 1]) == pytest.approx(found([0]) + found([1]), rel=1e-5)
 
 
 def test_label_smoothing_counts_no_padding() -> None:

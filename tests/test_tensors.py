@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import hashlib
 import os
+import struct
 from pathlib import Path
 
 import pytest
@@ -102,6 +104,13 @@ def test_weight_hash_is_of_values_not_of_names_or_precision() -> None:
     with torch.no_grad():
         module.bias[2] = torch.nextafter(module.bias[2], torch.tensor(10.0))
     assert weight_hash({"part": module}) != found
+
+
+def test_weight_hash_is_the_same_in_every_release() -> None:
+    module = nn.Module()
+    module.weight = nn.Parameter(torch.tensor([[1.0, -2.0], [0.5, 3.0]]))
+    array = struct.pack("<4f", 1.0, -2.0, 0.5, 3.0)
+    assert weight_hash({"part": module}) == hashlib.sha256(b"part" + b"[2, 2]" + array).hexdigest()
 
 
 def test_weight_hash_tells_shapes_apart() -> None:

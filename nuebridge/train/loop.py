@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,13 +130,16 @@ class _Run:
     def _train(self, batches: Iterator[Batch], stopping: _Stopping) -> None:
         config = self.config
         started, before = time.monotonic(), self.progress.minutes
+        limit = math.inf if config.stop_after_minutes is None else config.stop_after_minutes
+
+        def asked_to_stop() -> bool:
+            return stopping.asked or (time.monotonic() - started) / 60 >= limit
+
         window = _Window()
         while self.progress.step < config.schedule.steps:
             batch = next(batches)
-            minutes = (time.monotonic() - started) / 60
-            late = config.stop_after_minutes is not None and minutes >= config.stop_after_minutes
             try:
-                figures, sums = self._step(batch, stopping.asked or late)
+                figures, sums = self._step(batch, asked_to_stop)
             except (AudioError, PromptError) as error:
                 raise TrainingError(f"the batch {_names(batch)} cannot be trained on: {error}") from error
             audio_seconds = sums["samples"] / self.integration.sample_rate
@@ -159,7 +162,7 @@ class _Run:
                     f"stopped at step {step} of {config.schedule.steps}; the same command with --resume goes on"
                 )
 
-    def _step(self, batch: Batch, stop: bool) -> tuple[dict[str, float], dict[str, float]]:
+    def _step(self, batch: Batch, asked_to_stop: Callable[[], bool]) -> tuple[dict[str, float], dict[str, float]]:
         """One step on this rank's share of a batch; means to log, and sums over all ranks."""
         config = self.config
         set_training_mode(self.integration)
@@ -167,7 +170,7 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_learning_rate"] * factor
         losses = self._losses(batch) if batch.utterances else None
-        sums = self.ranks.sum_numbers({**_sums(losses, batch), "stop": float(stop)})
+        sums = self.ranks.sum_numbers({**_sums(losses, batch), "stop": float(asked_to_stop())})
         figures = self._means(sums, batch)
         self._check_finite("loss", sum(figures.values()), batch)
         if losses is not None:

@@ -159,10 +159,9 @@ def test_metrics_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
 
 
 def test_a_run_has_one_writer(tmp_path: Path) -> None:
-    with locked(tmp_path / "run"):
-        with pytest.raises(TrainingError, match="another process is training in .*/run; stop it or choose"):
-            with locked(tmp_path / "run"):
-                pytest.fail("entered")
+    said = "another process is training in .*/run; stop it or choose"
+    with locked(tmp_path / "run"), pytest.raises(TrainingError, match=said), locked(tmp_path / "run"):
+        pytest.fail("entered")
     with locked(tmp_path / "run"):
         pass
 

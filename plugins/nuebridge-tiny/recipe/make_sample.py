@@ -15,7 +15,7 @@ from make_test import EDGE_SECONDS
 from synthesize import Synthesizer
 from voices import Voice, check_trainable
 
-TEXT = "Every morning I walk to the station and buy a cup of coffee."
+TEXT = "We need some milk and bread from the shop."
 VOICE = Voice("espeak", "en-us+m3", 150, pitch=50, pitch_range=50)
 
 
