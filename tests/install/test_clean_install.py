@@ -28,7 +28,8 @@ TINY = Path("plugins/nuebridge-tiny/src/nuebridge_tiny")
 def clean_environment(home: Path) -> dict[str, str]:
     """This process's environment without what would let an installation lean on this checkout."""
     own = str(Path(sys.executable).parent)
-    environment = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "PYTHONPATH", "MAKEFLAGS", "VENV")}
+    left_out = ("VIRTUAL_ENV", "PYTHONPATH", "VENV", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+    environment = {name: value for name, value in os.environ.items() if name not in left_out}
     environment["PATH"] = os.pathsep.join(p for p in environment["PATH"].split(os.pathsep) if p != own)
     environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(home / "hub"), "NUEBRIDGE_CONFIG_DIR": str(home / "config")}
     return environment

@@ -22,8 +22,10 @@ def torchrun(count: int, config: Path, site: Path, *options: str, status: int = 
     """``nuebridge train`` in ``count`` processes; its stderr."""
     own = [str(site), str(ROOT / "tests"), str(ROOT)]
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-        + ["-m", "nuebridge.cli", "train", str(config), *options],
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"),
+            *("-m", "nuebridge.cli", "train", str(config), *options),
+        ],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(own), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -15,8 +15,8 @@ from make_test import EDGE_SECONDS
 from synthesize import Synthesizer
 from voices import Voice, check_trainable
 
-TEXT = "We need some milk and bread from the shop."
-VOICE = Voice("espeak", "en-us+m3", 150, pitch=50, pitch_range=50)
+TEXT = "There are six red apples on the table."
+VOICE = Voice("espeak", "en-us+m3", 140, pitch=50, pitch_range=50)
 
 
 def main() -> None:
