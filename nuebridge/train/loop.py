@@ -424,8 +424,13 @@ def _warn_of_unknown(integration: Integration, utterances: Sequence[Utterance]) 
 
 
 def _history(config: TrainConfig, progress: Progress) -> dict[str, Any]:
+    """What a checkpoint says of how it was trained. Folders are left out: they say where, not what."""
+    said = config.model_dump(mode="json", exclude={"output"})
+    said["model"] = Path(config.model).name
+    said["data"]["train"] = [path.name for path in config.data.train]
+    said["data"]["validation"] = config.data.validation and config.data.validation.name
     return {
         "steps": progress.step,
         "audio_hours": round(progress.audio_seconds / 3600, 3),
-        "configuration": config.model_dump(mode="json"),
+        "configuration": said,
     }

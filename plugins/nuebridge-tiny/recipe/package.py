@@ -6,6 +6,7 @@ python package.py --model work/runs/joint/final --package ../src/nuebridge_tiny
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import nuebridge
@@ -18,7 +19,12 @@ def main() -> None:
     parser.add_argument("--package", type=Path, required=True)
     arguments = parser.parse_args()
     folder = arguments.package / "model"
-    save(nuebridge.load(arguments.model), folder, dtype="bfloat16", overwrite=True)
+    integration = nuebridge.load(arguments.model)
+    # The parts began in folders that nobody else has.
+    integration.part_info = {
+        name: replace(info, source=None, source_hash=None) for name, info in integration.part_info.items()
+    }
+    save(integration, folder, dtype="bfloat16", overwrite=True)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     packaged = nuebridge.load(folder)
     print(f"{folder}: {size / 1e6:.2f} MB, weight hash {packaged.weight_hash()}")
