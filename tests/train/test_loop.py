@@ -393,9 +393,9 @@ def test_ctc_loss_without_a_head(run: Run, start: Path, opened: Callable[[Path],
 def test_losses_are_means_over_tokens(
     run: Run, opened: Callable[[Path], Integration], start: Path, corpus: Path
 ) -> None:
-    """The first step's figures are those of the model by itself (dropout is off where all but the bridge is frozen)."""
-    parts = {name: {"train": name == "bridge"} for name in ALL}
-    output = run(parts=parts, losses={"ctc": 0.5}, schedule={"steps": 1}, data__batch_seconds=100.0)
+    """The first step's figures and gradient are the model's own (without dropout: the encoder is frozen)."""
+    parts = {name: {"train": name in ("bridge", "ctc_head")} for name in ALL}
+    output = run(parts=parts, losses={"text": 2.0, "ctc": 0.5}, schedule={"steps": 1}, data__batch_seconds=100.0)
     model = opened(start)
     waveforms = [torch.from_numpy(loop.read_manifest(corpus)[i].load(1000)) for i in range(12)]
     padded = torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True)
@@ -403,6 +403,29 @@ def test_losses_are_means_over_tokens(
     line = metrics(output)[1]
     assert line["loss"] == pytest.approx(found.text.item() / (4 * (4 + 4 + 5)), rel=1e-4)
     assert line["ctc_loss"] == pytest.approx(found.ctc.item() / found.ctc_symbols, rel=1e-4)
+    (2.0 * found.text / found.text_tokens + 0.5 * found.ctc / found.ctc_symbols).backward()
+    trained = [*model.bridge.parameters(), *model.ctc_head.parameters()]
+    norm = sum(parameter.grad.square().sum().item() for parameter in trained) ** 0.5
+    assert line["gradient_norm"] == pytest.approx(norm, rel=1e-4)
+
+
+def test_what_is_drawn_for_an_utterance(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It depends on seed, epoch and utterance, and on nothing else."""
+    drawn: dict[tuple[int, int, str], int] = {}
+    losses = loop._Run._losses
+
+    def noting(self: Any, batch: Any) -> Any:
+        for utterance in batch.utterances:
+            key = self.config.seed, self.progress.position.epoch, utterance.id
+            seed = self._generator(utterance).initial_seed()
+            assert drawn.setdefault(key, seed) == seed
+        return losses(self, batch)
+
+    monkeypatch.setattr(loop._Run, "_losses", noting)
+    for name, batch_seconds, seed in (("a", 3.0, 0), ("b", 100.0, 0), ("c", 3.0, 1)):
+        run(output=str(tmp_path / name), data__batch_seconds=batch_seconds, seed=seed, schedule={"steps": 3})
+    assert {key[:2] for key in drawn} >= {(0, 0), (0, 1), (0, 2), (1, 0)}
+    assert len(set(drawn.values())) == len(drawn)
 
 
 # --- what goes wrong -------------------------------------------------------------------------------
