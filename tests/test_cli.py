@@ -243,7 +243,8 @@ class TestRegistry:
             (tmp_path / f"{name}.yaml").write_text(f"bridges:\n  bridge-{name}: {{component: x.y}}\n")
         files = [option for name in "ab" for option in ("--registry", str(tmp_path / f"{name}.yaml"))]
         names = list(program("registry", "list", "--json", *files).json["bridges"])
-        assert names == ["bridge-a", "bridge-b", "conv-4x"]
+        assert names[:2] == ["bridge-a", "bridge-b"]
+        assert "conv-4x" in names
 
     def test_show(self, program: Program) -> None:
         done = program("registry", "show", "nue-asr")
