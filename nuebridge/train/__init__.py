@@ -1,1 +1,2 @@
-"""Training: ``config`` says what, ``batches`` feed, ``loop`` trains, ``state`` keeps, ``validation`` watches."""
+"""Training: ``config`` says what, ``trainable`` which weights; ``batches`` feed, ``loop`` trains in ``ranks``,
+``state`` keeps and ``validation`` watches."""

@@ -22,7 +22,8 @@ from nuebridge.settings import PromptTemplate
 from nuebridge.tensors import weight_hash
 from nuebridge.train import loop, state
 from nuebridge.train.config import TrainConfig
-from nuebridge.train.loop import TrainingStopped, set_training_mode, trainable_groups
+from nuebridge.train.loop import TrainingStopped
+from nuebridge.train.trainable import set_training_mode, trainable_groups
 from tests.tones import write_corpus
 from tests.train.runs import figures, metrics
 
