@@ -55,11 +55,22 @@ def load(
 
     A folder may hold nuebridge's own format or any format that a plugin recognises. Weights are
     float32 in memory unless ``dtype`` says otherwise; the model is in eval mode. A registry entry
-    without weights is composed, its bridge untrained. Raises RegistryError, CheckpointError, PluginError.
+    without weights is composed, its bridge untrained. Raises RegistryError, CheckpointError, PluginError, and
+    ConfigError for a device that is not there.
     """
     precision = _dtype(dtype) or torch.float32
+    check_device(device)
     integration = _open(source, revision, Workshop.open(manager, registry))
     return integration.to(device=device, dtype=precision).eval()
+
+
+def check_device(device: str | torch.device) -> None:
+    """Raises ConfigError for a device that torch does not know or this machine does not have."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"cannot compute on {str(device)!r} ({reason}); use 'cpu'") from None
 
 
 def _open(source: str | Path, revision: str | None, workshop: Workshop) -> Integration:
@@ -236,6 +247,8 @@ def _component(folder: Path, kind: type[C], saved: _SavedPart, workshop: Worksho
 def _load_sourced(folder: Path, name: str, kind: type[Component], saved: _SavedPart, workshop: Workshop) -> Any:
     ref, options = _component(folder, kind, saved, workshop)
     if saved.weights == "here":
+        if not (folder / name).is_dir():  # a relative path that is not there could pass for a hub id
+            raise CheckpointError(f"{folder / name} is missing; the checkpoint is incomplete: copy it again")
         return ref.load().load(str(folder / name), options)
     source = saved.info.source
     try:
@@ -307,7 +320,7 @@ def check_target(folder: Path, overwrite: bool = False) -> None:
     if not any(folder.iterdir()):
         return
     if not overwrite:
-        raise CheckpointError(f"{folder} exists and is not empty; choose another folder or pass overwrite")
+        raise CheckpointError(f"{folder} exists and is not empty; choose another folder (in Python: overwrite=True)")
     # A folder of anything else is never deleted, whatever was asked.
     file = folder / CONFIG_FILE
     config = read_json(file) if file.is_file() else None

@@ -14,7 +14,7 @@ from toy.parts import ToyDecoder, ToyEncoder, write_source
 from nuebridge.checkpoint import load, save
 from nuebridge.compose import Workshop, compose_entry
 from nuebridge.contracts import RecognitionOptions
-from nuebridge.errors import CheckpointError, PluginError, RegistryError
+from nuebridge.errors import CheckpointError, ConfigError, PluginError, RegistryError
 from nuebridge.model import Integration
 from nuebridge.plugins import PluginManager
 from nuebridge.registry import Layer, Registry
@@ -287,7 +287,9 @@ def test_overwriting(toy_integration: Integration, opened: Callable[..., Integra
     save(toy_integration, tmp_path / "saved")
     first = tree(tmp_path / "saved")
     toy_integration.language = "ja"
-    with pytest.raises(CheckpointError, match="exists and is not empty; choose another folder or pass overwrite"):
+    with pytest.raises(
+        CheckpointError, match="exists and is not empty; choose another folder \\(in Python: overwrite=True\\)"
+    ):
         save(toy_integration, tmp_path / "saved")
     assert tree(tmp_path / "saved") == first
     save(toy_integration, tmp_path / "saved", overwrite=True)
@@ -520,3 +522,16 @@ def test_methods_are_the_same_functions(toy_integration: Integration, tmp_path: 
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
     again = Integration.from_pretrained(tmp_path / "a", manager=toy_workshop.manager, registry=toy_workshop.registry)
     assert again.weight_hash() == toy_integration.weight_hash()
+
+
+@pytest.mark.parametrize("device", ["abacus", "cuda:99"])
+def test_a_device_that_is_not_there(saved: Path, device: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^cannot compute on '{device}' \([^\n]*\); use 'cpu'$"):
+        load(saved, device=device)
+
+
+@pytest.mark.parametrize("name", ["encoder", "decoder"])
+def test_a_missing_part_is_not_looked_for_elsewhere(saved: Path, opened: Callable[..., Integration], name: str) -> None:
+    shutil.rmtree(saved / name)
+    with pytest.raises(CheckpointError, match=rf"{name} is missing; the checkpoint is incomplete"):
+        opened(saved)

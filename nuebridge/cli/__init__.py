@@ -81,3 +81,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a full disk, say
+        if os.environ.get("NUEBRIDGE_TRACEBACK") == "1":
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -208,25 +208,15 @@ def _load(
     from nuebridge.checkpoint import load
 
     workshop = context.workshop(registry)
+    if model == "":
+        raise ConfigError("--model is empty; name an integration, or leave the option out for the default one")
     source = model or workshop.registry.default_integration
     if source is None:
         raise ConfigError(
             'no installed plugin brings a default integration; run `pip install "nuebridge[all]"`, '
             "or name an integration with --model"
         )
-    return load(source, device=_device(device), dtype=dtype, manager=workshop.manager, registry=workshop.registry)
-
-
-def _device(name: str) -> str:
-    """Raises ConfigError for a device that torch does not know or this machine does not have."""
-    import torch
-
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"cannot compute on {name!r} ({reason}); use --device cpu") from None
-    return name
+    return load(source, device=device, dtype=dtype, manager=workshop.manager, registry=workshop.registry)
 
 
 class _Bar:

@@ -9,8 +9,6 @@ from typing import Annotated
 
 import typer
 
-from nuebridge.errors import ConfigError
-
 
 def demo(
     ctx: typer.Context,
@@ -38,7 +36,9 @@ def demo(
 
     Everything stays on this machine; recordings are deleted when the page ends (Ctrl-C).
     """
-    _check_device(device)
+    from nuebridge.checkpoint import check_device
+
+    check_device(device)
     workshop = ctx.obj.workshop(registry)
     # gradio's own folder is shared by all users of the machine and never emptied.
     with tempfile.TemporaryDirectory(prefix="nuebridge-demo-") as uploads:
@@ -50,14 +50,3 @@ def demo(
         url = launch(page, host=host, port=port)
         typer.echo(f"the demo is at {url} (Ctrl-C ends it)")
         page.block_thread()
-
-
-def _check_device(name: str) -> None:
-    """Raises ConfigError for a device that torch does not know or this machine does not have."""
-    import torch
-
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"cannot compute on {name!r} ({reason}); use --device cpu") from None
