@@ -101,3 +101,15 @@ class CtcVocabulary(Settings):
         if any(not symbol for symbol in value):
             raise ValueError("a symbol is empty")
         return value
+
+
+class LoraSettings(Settings):
+    """Low-rank adapters (Hu et al., arXiv 2106.09685) beside the frozen weights of a part; peft's words."""
+
+    r: int = Field(default=16, ge=1)
+    """Rank of the added matrices."""
+    lora_alpha: float = Field(default=32.0, gt=0)
+    """What they add is scaled by ``lora_alpha / r``."""
+    lora_dropout: float = Field(default=0.05, ge=0, lt=1)
+    target_modules: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """Endings of the names of the linear layers that get them; null: the part's own choice."""

@@ -121,17 +121,17 @@ def test_train_says_what_is_wrong(call: Call, tmp_path: Path) -> None:
 SIGNALLED = """
 import os, signal, sys
 from nuebridge.cli import main
-from nuebridge.train import loop
+from nuebridge.train.step import Stepper
 
 number, at = signal.Signals[sys.argv[1]], int(sys.argv[2])
-step = loop._Run._step
+step = Stepper._step
 
 def signalled(self, *args):
-    if self.progress.step == at:
+    if args[1] == at:
         os.kill(os.getpid(), number)
     return step(self, *args)
 
-loop._Run._step = signalled
+Stepper._step = signalled
 main(sys.argv[3:])
 """
 

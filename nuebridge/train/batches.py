@@ -37,6 +37,8 @@ class Batch:
     waveforms: Tensor
     lengths: Tensor
     utterances: tuple[Utterance, ...]
+    epoch: int
+    """The epoch it belongs to, from 0."""
     next_position: Position
     """Where training goes on after this batch."""
 
@@ -45,15 +47,13 @@ class Batch:
         return [utterance.text or "" for utterance in self.utterances]
 
 
-def select(
-    manifests: Sequence[Path], config: DataConfig, min_audio_seconds: float = 0.0
-) -> tuple[list[Utterance], list[str]]:
+def select(config: DataConfig, min_audio_seconds: float = 0.0) -> tuple[list[Utterance], list[str]]:
     """The utterances within the duration limits, and one line for each kind of drop.
 
     ``min_audio_seconds`` is what the integration needs; the configuration may ask for more.
     """
     shortest = max(config.min_audio_seconds, min_audio_seconds)
-    utterances = [u for path in manifests for u in read_manifest(path, need_text=True, need_duration=True)]
+    utterances = [u for source in config.train for u in read_manifest(Path(source.path), need_text=True, need_duration=True)]
     short = [u for u in utterances if _seconds(u) < shortest]
     long = [u for u in utterances if _seconds(u) > config.max_audio_seconds]
     kept = [u for u in utterances if shortest <= _seconds(u) <= config.max_audio_seconds]
@@ -109,8 +109,8 @@ def stream(
         try:
             while True:
                 while len(ahead) < 2 * config.workers + 2:
-                    chosen, following = next(places)
-                    ahead.append(pool.submit(_read, ranks.share(chosen), sample_rate, following))
+                    chosen, epoch, following = next(places)
+                    ahead.append(pool.submit(_read, ranks.share(chosen), sample_rate, epoch, following))
                 yield ahead.pop(0).result()
         finally:
             for future in ahead:
@@ -119,17 +119,17 @@ def stream(
 
 def _places(
     utterances: Sequence[Utterance], batch_seconds: float, seed: int, position: Position
-) -> Iterator[tuple[list[Utterance], Position]]:
+) -> Iterator[tuple[list[Utterance], int, Position]]:
     epoch, skip = position.epoch, position.batch
     while True:
         batches = plan_epoch(utterances, batch_seconds, seed, epoch)
         for index in range(skip, len(batches)):
             last = index + 1 == len(batches)
-            yield batches[index], Position(epoch + 1, 0) if last else Position(epoch, index + 1)
+            yield batches[index], epoch, Position(epoch + 1, 0) if last else Position(epoch, index + 1)
         epoch, skip = epoch + 1, 0
 
 
-def _read(utterances: Sequence[Utterance], sample_rate: int, following: Position) -> Batch:
+def _read(utterances: Sequence[Utterance], sample_rate: int, epoch: int, following: Position) -> Batch:
     waveforms = []
     for utterance in utterances:
         try:
@@ -138,8 +138,8 @@ def _read(utterances: Sequence[Utterance], sample_rate: int, following: Position
             raise DataError(f"utterance {utterance.id}: {error}") from error
     lengths = torch.tensor([len(waveform) for waveform in waveforms], dtype=torch.int64)
     if not waveforms:
-        return Batch(torch.zeros(0, 0), lengths, (), following)
-    return Batch(nn.utils.rnn.pad_sequence(waveforms, batch_first=True), lengths, tuple(utterances), following)
+        return Batch(torch.zeros(0, 0), lengths, (), epoch, following)
+    return Batch(nn.utils.rnn.pad_sequence(waveforms, batch_first=True), lengths, tuple(utterances), epoch, following)
 
 
 def _seconds(utterance: Utterance) -> float:

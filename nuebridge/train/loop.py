@@ -2,56 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
-import signal
-import threading
 import time
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from nuebridge.checkpoint import load, save
 from nuebridge.compose import Workshop
 from nuebridge.data import Utterance, read_manifest
-from nuebridge.errors import AudioError, PromptError, TrainingError
-from nuebridge.model import Integration, Losses
-from nuebridge.train.batches import Batch, select, stream
-from nuebridge.train.config import TrainConfig
+from nuebridge.errors import TrainingError
+from nuebridge.model import Integration
+from nuebridge.train.batches import Position, select, stream
+from nuebridge.train.config import Stage, TrainConfig
 from nuebridge.train.ranks import Ranks, joined
-from nuebridge.train.state import (
-    Progress,
-    checkpoints,
-    keep_metrics,
-    locked,
-    read_progress,
-    restore,
-    save_checkpoint,
-)
-from nuebridge.train.trainable import set_training_mode, trainable_groups
+from nuebridge.train.state import Progress, checkpoints, keep_metrics, locked, read_progress, restore, save_checkpoint
+from nuebridge.train.step import Stepper
+from nuebridge.train.stopping import Stopping, TrainingStopped, stopping_on_signals
+from nuebridge.train.trainable import trainable_groups
 from nuebridge.train.validation import validate
+from nuebridge.train.watching import METRICS_FILE, Watcher
 
 log = logging.getLogger(__name__)
 
 MAX_RANKS = 65_536
 """Keeps the seeds of ranks apart from those of other runs."""
-
-METRICS_FILE = "metrics.jsonl"
-"""What a run logs, in its output folder: one JSON object a line, ``kind`` is ``train`` or ``validation``."""
-
-
-class TrainingStopped(TrainingError):
-    """The run was asked to stop, has saved itself, and can be resumed."""
-
-    exit_status = 75
 
 
 def train(config: TrainConfig, workshop: Workshop, *, resume: bool = False) -> Path:
@@ -76,8 +55,8 @@ def _train(config: TrainConfig, workshop: Workshop, resume: bool, ranks: Ranks) 
         return final
     run = _Run.open(config, workshop, found[-1][1] if found else None, ranks)
     if ranks.is_main:
-        keep_metrics(config.output / METRICS_FILE, run.progress.step)
-    with _stop_on_signals() as stopping:
+        keep_metrics(config.output / METRICS_FILE, run.progress.total_step)
+    with stopping_on_signals(config.stop_after_minutes) as stopping:
         run.train(stopping)
     run.integration.training_history.append(_history(config, run.progress))
     if ranks.is_main:
@@ -88,12 +67,16 @@ def _train(config: TrainConfig, workshop: Workshop, resume: bool, ranks: Ranks) 
 
 @dataclass
 class _Run:
+    """A run of one or more stages, from where it stands."""
+
     config: TrainConfig
+    stages: list[Stage]
     integration: Integration
-    optimizer: torch.optim.Optimizer
-    utterances: list[Utterance]
     validation: list[Utterance]
     progress: Progress
+    checkpoint: Path | None
+    """What the run goes on from; its optimiser is that of the stage it was written in."""
+    watcher: Watcher
     ranks: Ranks
 
     @classmethod
@@ -101,183 +84,95 @@ class _Run:
         torch.manual_seed(config.seed * MAX_RANKS + ranks.rank)
         source = config.model if checkpoint is None else checkpoint / "integration"
         integration = load(source, device=config.device, manager=workshop.manager, registry=workshop.registry)
-        if config.losses.ctc > 0 and integration.ctc_head is None:
+        stages = list(config.unrolled())
+        if integration.ctc_head is None and any(stage.config.losses.ctc > 0 for stage in stages):
             raise TrainingError("losses.ctc is above 0, but the integration has no CTC head; compose with --ctc-head")
-        utterances, left_out = select(config.data.train, config.data, integration.min_audio_seconds)
-        for line in left_out:
-            log.warning(line)
-        if config.losses.ctc > 0:
-            _warn_of_unknown(integration, utterances)
-        validation = read_manifest(config.data.validation, need_text=True) if config.data.validation else []
-        groups = trainable_groups(integration, config)
-        optimizer = torch.optim.AdamW(groups, betas=config.optimizer.betas, eps=config.optimizer.epsilon, fused=True)
+        validation = read_manifest(Path(config.data.validation.path), need_text=True) if config.data.validation else []
         progress = Progress()
         if checkpoint is not None:
             progress = read_progress(checkpoint)
-            restore(checkpoint, optimizer, ranks)
-            log.info("resuming from step %d", progress.step)
+            log.info("resuming from step %d", progress.total_step)
+        watcher = Watcher(config.output, config.steps, integration.sample_rate, speaks=ranks.is_main)
         limit = config.validation.max_utterances
-        return cls(config, integration, optimizer, utterances, validation[:limit], progress, ranks)
+        return cls(config, stages, integration, validation[:limit], progress, checkpoint, watcher, ranks)
 
-    def train(self, stopping: _Stopping) -> None:
-        rate, position = self.integration.sample_rate, self.progress.position
+    def train(self, stopping: Stopping) -> None:
+        """All that is left of the run."""
+        for number, stage in enumerate(self.stages):
+            if number < self.progress.stage:
+                continue
+            if number > self.progress.stage:
+                self.progress.begin_stage(number)
+            self._train_stage(stage, stopping)
+
+    def _train_stage(self, stage: Stage, stopping: Stopping) -> None:
+        config = stage.config
+        if len(self.stages) > 1:
+            log.info("stage %s (%d of %d)", stage.name, self.progress.stage + 1, len(self.stages))
+        utterances, left_out = select(config.data, self.integration.min_audio_seconds)
+        for line in left_out:
+            log.warning(line)
+        if config.losses.ctc > 0:
+            _warn_of_unknown(self.integration, utterances)
+        groups = trainable_groups(self.integration, config)
+        optimizer = torch.optim.AdamW(groups, betas=config.optimizer.betas, eps=config.optimizer.epsilon, fused=True)
+        if self.checkpoint is not None:
+            restore(self.checkpoint, optimizer, self.ranks)
+            self.checkpoint = None
+        stepper = Stepper(self.integration, optimizer, stage, self.ranks)
+        rate = self.integration.sample_rate
         with closing(
-            stream(self.utterances, self.config.data, self.config.seed, rate, position, self.ranks)
+            stream(utterances, config.data, config.seed, rate, self.progress.position, self.ranks)
         ) as batches:
-            self._train(batches, stopping)
+            started, before = time.monotonic(), self.progress.minutes
+            while self.progress.step < stage.schedule.steps:
+                batch = next(batches)
+                result = stepper.step(batch, self.progress.step, lambda: stopping.asked)
+                self.progress.advance(batch.next_position, result.samples / rate)
+                self.progress.minutes = before + (time.monotonic() - started) / 60
+                self.watcher.add(result)
+                self._after_step(stage, stepper, result.asked_to_stop)
 
-    def _train(self, batches: Iterator[Batch], stopping: _Stopping) -> None:
-        config = self.config
-        started, before = time.monotonic(), self.progress.minutes
-        limit = math.inf if config.stop_after_minutes is None else config.stop_after_minutes
-
-        def asked_to_stop() -> bool:
-            return stopping.asked or (time.monotonic() - started) / 60 >= limit
-
-        window = _Window()
-        while self.progress.step < config.schedule.steps:
-            batch = next(batches)
-            try:
-                figures, sums = self._step(batch, asked_to_stop)
-            except (AudioError, PromptError) as error:
-                raise TrainingError(f"the batch {_names(batch)} cannot be trained on: {error}") from error
-            audio_seconds = sums["samples"] / self.integration.sample_rate
-            window.add(figures, audio_seconds)
-            self.progress.step += 1
-            self.progress.position = batch.next_position
-            self.progress.audio_seconds += audio_seconds
-            self.progress.minutes = before + (time.monotonic() - started) / 60
-            step, last = self.progress.step, self.progress.step == config.schedule.steps
-            if step % config.log_every_steps == 0 or last:
-                self._log("train", {**window.means(), "learning_rate": self._learning_rates()})
-                window = _Window()
-            if self.validation and (step % config.validation.every_steps == 0 or last):
-                self._validate()
-            stop = sums["stop"] > 0  # asked of any rank, so that all leave after the same step
-            if step % config.checkpoints.every_steps == 0 or (stop and not last):
-                self._save()
-            if stop and not last:
-                raise TrainingStopped(
-                    f"stopped at step {step} of {config.schedule.steps}; the same command with --resume goes on"
-                )
-
-    def _step(self, batch: Batch, asked_to_stop: Callable[[], bool]) -> tuple[dict[str, float], dict[str, float]]:
-        """One step on this rank's share of a batch; means to log, and sums over all ranks."""
-        config = self.config
-        set_training_mode(self.integration)
-        factor = config.schedule.factor(self.progress.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak_learning_rate"] * factor
-        losses = self._losses(batch) if batch.utterances else None
-        sums = self.ranks.sum_numbers({**_sums(losses, batch), "stop": float(asked_to_stop())})
-        figures = self._means(sums, batch)
-        self._check_finite("loss", sum(figures.values()), batch)
-        if losses is not None:
-            self._total(losses, sums).backward()  # type: ignore[no-untyped-call]
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.ranks.sum_gradients(parameters)
-        norm = nn.utils.clip_grad_norm_(parameters, config.optimizer.max_gradient_norm)
-        self._check_finite("gradient", float(norm), batch)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return {**figures, "gradient_norm": float(norm)}, sums
-
-    def _losses(self, batch: Batch) -> Losses:
-        config, device = self.config, self.integration.device
-        autocast = torch.autocast(device.type, torch.bfloat16) if config.precision == "bfloat16" else nullcontext()
-        with autocast:
-            losses: Losses = self.integration(
-                batch.waveforms.to(device),
-                batch.lengths.to(device),
-                batch.texts,
-                fields=self._fields(batch),
-                text_loss=config.losses.text > 0,
-                label_smoothing=config.losses.label_smoothing,
-                token_replacement=config.losses.token_replacement,
-                generators=[self._generator(utterance) for utterance in batch.utterances],
+    def _after_step(self, stage: Stage, stepper: Stepper, asked_to_stop: bool) -> None:
+        """Reports, validates and saves where it is time to."""
+        step, config = self.progress.step, stage.config
+        ends_stage = step == stage.schedule.steps
+        ends_run = ends_stage and self.progress.stage == len(self.stages) - 1
+        if step % config.log_every_steps == 0 or ends_stage:
+            self.watcher.report_training(self.progress, stepper.learning_rates)
+        if self.validation and (step % config.validation.every_steps == 0 or ends_stage):
+            self._validate(config)
+        stop = asked_to_stop and not ends_run
+        if step % config.checkpoints.every_steps == 0 or (ends_stage and not ends_run) or stop:
+            save_checkpoint(
+                config.output / "checkpoints",
+                self.integration,
+                stepper.optimizer,
+                self.progress,
+                config.checkpoints.keep,
+                self.ranks,
             )
-        return losses
-
-    def _generator(self, utterance: Utterance) -> torch.Generator:
-        """What is drawn for an utterance depends on seed, epoch and utterance, not on batch or rank."""
-        name = f"{self.config.seed}:{self.progress.position.epoch}:{utterance.id}"
-        return torch.Generator().manual_seed(zlib.crc32(name.encode()))
-
-    def _check_finite(self, what: str, value: float, batch: Batch) -> None:
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the {what} is {value} at step {self.progress.step + 1} on the batch {_names(batch)}; look at "
-                "these recordings, or lower the learning rate and pass --resume"
+        if stop:
+            raise TrainingStopped(
+                f"stopped at step {self.progress.total_step} of {self.config.steps}; "
+                "the same command with --resume goes on"
             )
 
-    def _fields(self, batch: Batch) -> list[dict[str, str]]:
-        declared = self.integration.prompt.fields
-        default = {"language": self.integration.language} if self.integration.language else {}
-        return [
-            {name: value for name, value in {**default, **u.prompt_fields}.items() if name in declared}
-            for u in batch.utterances
-        ]
-
-    def _means(self, sums: Mapping[str, float], batch: Batch) -> dict[str, float]:
-        """What is logged of a step: the losses of the whole batch, each over what it counts."""
-        means = {}
-        if sums["text_tokens"]:
-            means["loss"] = sums["text"] / sums["text_tokens"]
-        if sums["ctc_symbols"] and self.config.losses.ctc > 0:
-            means["ctc_loss"] = sums["ctc"] / sums["ctc_symbols"]
-        if not means:
-            raise TrainingError(
-                f"every text of the batch {_names(batch)} is too long for its audio, so that there is no CTC loss; "
-                "leave these utterances out"
-            )
-        if sums["auxiliary"]:
-            means["auxiliary_loss"] = sums["auxiliary"] / sums["utterances"]
-        return means
-
-    def _total(self, losses: Losses, sums: Mapping[str, float]) -> Tensor:
-        """This rank's part of what is minimised: its sums over the counts of the whole batch."""
-        weights, total = self.config.losses, losses.text.new_zeros(())
-        if sums["text_tokens"]:
-            total = total + weights.text * losses.text / sums["text_tokens"]
-        if losses.ctc is not None and sums["ctc_symbols"]:
-            total = total + weights.ctc * losses.ctc / sums["ctc_symbols"]
-        for value in losses.auxiliary.values():
-            total = total + value / sums["utterances"]
-        return total
-
-    def _validate(self) -> None:
+    def _validate(self, config: TrainConfig) -> None:
         if not self.ranks.is_main:
             return
-        settings = self.config.validation
+        settings = config.validation
         result = validate(
             self.integration,
             self.validation,
             batch_size=settings.batch_size,
             samples=settings.samples,
-            text=self.config.losses.text > 0,
+            text=config.losses.text > 0,
         )
-        self._log("validation", {"wer": result.wer, "cer": result.cer, "ctc_cer": result.ctc_cer})
+        self.watcher.report_validation(self.progress, {"wer": result.wer, "cer": result.cer, "ctc_cer": result.ctc_cer})
         for reference, hypothesis in result.samples:
             log.info("  reference:  %s", reference)
             log.info("  hypothesis: %s", hypothesis)
-
-    def _save(self) -> None:
-        folder = self.config.output / "checkpoints"
-        save_checkpoint(
-            folder, self.integration, self.optimizer, self.progress, self.config.checkpoints.keep, self.ranks
-        )
-
-    def _learning_rates(self) -> dict[str, float]:
-        return {group["part"]: group["lr"] for group in self.optimizer.param_groups}
-
-    def _log(self, kind: str, figures: dict[str, Any]) -> None:
-        if not self.ranks.is_main:
-            return
-        line = {"kind": kind, "step": self.progress.step, "minutes": round(self.progress.minutes, 2), **figures}
-        with (self.config.output / METRICS_FILE).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
-        shown = " ".join(f"{name} {value:.4g}" for name, value in figures.items() if isinstance(value, int | float))
-        log.info("%s step %d/%d  %s", kind, self.progress.step, self.config.schedule.steps, shown)
 
 
 @contextmanager
@@ -286,67 +181,6 @@ def _locked_by_main(folder: Path, ranks: Ranks) -> Iterator[None]:
     with locked(folder) if ranks.is_main else nullcontext():
         ranks.wait()
         yield
-
-
-def _sums(losses: Losses | None, batch: Batch) -> dict[str, float]:
-    """What a rank adds to the sums of a step."""
-    return {
-        "text": 0.0 if losses is None else float(losses.text.detach()),
-        "text_tokens": 0 if losses is None else losses.text_tokens,
-        "ctc": 0.0 if losses is None or losses.ctc is None else float(losses.ctc.detach()),
-        "ctc_symbols": 0 if losses is None else losses.ctc_symbols,
-        "auxiliary": 0.0 if losses is None else sum(float(value.detach()) for value in losses.auxiliary.values()),
-        "utterances": len(batch.utterances),
-        "samples": float(batch.lengths.sum()),
-    }
-
-
-class _Window:
-    """Means over the steps since the last log line."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
-        self.steps = 0
-        self.audio_seconds = 0.0
-        self.started = time.monotonic()
-
-    def add(self, figures: dict[str, float], audio_seconds: float) -> None:
-        self.steps += 1
-        self.audio_seconds += audio_seconds
-        for name, value in figures.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-
-    def means(self) -> dict[str, float]:
-        means = {name: value / self.steps for name, value in self.sums.items()}
-        return {**means, "audio_seconds_per_second": self.audio_seconds / (time.monotonic() - self.started)}
-
-
-class _Stopping:
-    asked = False
-
-
-@contextmanager
-def _stop_on_signals() -> Iterator[_Stopping]:
-    """Within the block, SIGTERM and SIGINT ask for a stop after the current step; a second one ends at once."""
-    stopping = _Stopping()
-    if threading.current_thread() is not threading.main_thread():  # which alone receives signals
-        yield stopping
-        return
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        stopping.asked = True
-        signal.signal(number, before[signal.Signals(number)])
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stopping
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _names(batch: Batch) -> str:
-    return ", ".join(utterance.id for utterance in batch.utterances)
 
 
 def _warn_of_unknown(integration: Integration, utterances: Sequence[Utterance]) -> None:
@@ -364,12 +198,13 @@ def _warn_of_unknown(integration: Integration, utterances: Sequence[Utterance]) 
 
 def _history(config: TrainConfig, progress: Progress) -> dict[str, Any]:
     """What a checkpoint says of how it was trained. Folders are left out: they say where, not what."""
-    said = config.model_dump(mode="json", exclude={"output"})
+    said = config.model_dump(mode="json", exclude={"output": True, "cache": {"folder"}})
     said["model"] = Path(config.model).name
-    said["data"]["train"] = [path.name for path in config.data.train]
-    said["data"]["validation"] = config.data.validation and config.data.validation.name
+    for source in [*said["data"]["train"], said["data"]["validation"]]:
+        if source is not None:
+            source["path"] = Path(source["path"]).name
     return {
-        "steps": progress.step,
+        "steps": progress.total_step,
         "audio_hours": round(progress.audio_seconds / 3600, 3),
         "configuration": said,
     }

@@ -38,11 +38,31 @@ class Progress:
     """How far a run has come."""
 
     step: int = 0
+    """Steps of the stage that are done."""
     position: Position = field(default_factory=Position)
     audio_seconds: float = 0.0
     """Audio trained on, padding not counted."""
     minutes: float = 0.0
     """Time spent in training steps and validation, over all sittings."""
+    stage: int = 0
+    """Which of the run's stages, from 0."""
+    earlier_steps: int = 0
+    """Steps of the stages before it."""
+
+    @property
+    def total_step(self) -> int:
+        """Steps of the whole run that are done."""
+        return self.earlier_steps + self.step
+
+    def advance(self, position: Position, audio_seconds: float) -> None:
+        """One more step is done; training goes on at ``position``."""
+        self.step += 1
+        self.position = position
+        self.audio_seconds += audio_seconds
+
+    def begin_stage(self, number: int) -> None:
+        """The stage before it is done; the data begin anew."""
+        self.stage, self.earlier_steps, self.step, self.position = number, self.total_step, 0, Position()
 
 
 def save_checkpoint(
@@ -57,7 +77,7 @@ def save_checkpoint(
 
     Every rank must call it: the main one writes, with the random states of all.
     """
-    target = folder / f"step-{progress.step:08d}"
+    target = folder / f"step-{progress.total_step:08d}"
     random = random_states(ranks)
     if ranks.is_main:
         _write(folder, target, integration, optimizer, progress, keep, random)

@@ -78,18 +78,18 @@ def manifest(folder: Path, *seconds: float) -> Path:
 
 def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     path = manifest(tmp_path, 0.05, 0.2, 0.3, 5, 20, 20.1, 60)
-    kept, said = select([path], DataConfig(train=(path,), min_audio_seconds=0.2, max_audio_seconds=20))
+    kept, said = select(DataConfig(train=(path,), min_audio_seconds=0.2, max_audio_seconds=20))
     assert [u.duration for u in kept] == [0.2, 0.3, 5, 20]
     assert said == [
         "left out 1 of 7 utterances shorter than 0.2 s",
         "left out 2 of 7 utterances longer than 20.0 s",
     ]
-    assert select([path], DataConfig(train=(path,), min_audio_seconds=0, max_audio_seconds=100))[1] == []
+    assert select(DataConfig(train=(path,), min_audio_seconds=0, max_audio_seconds=100))[1] == []
 
 
 def test_what_the_integration_cannot_hear_is_left_out(tmp_path: Path) -> None:
     path = manifest(tmp_path, 0.15, 0.2, 0.3)
-    kept, said = select([path], DataConfig(train=(path,)), min_audio_seconds=0.2)
+    kept, said = select(DataConfig(train=(path,)), min_audio_seconds=0.2)
     assert [u.duration for u in kept] == [0.2, 0.3]
     assert said == ["left out 1 of 3 utterances shorter than 0.2 s"]
 
@@ -99,14 +99,14 @@ def test_nothing_left(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"no utterance is left to train on \(left out 1 of 2 .* left out 1 of 2 .*widen"
     ):
-        select([path], DataConfig(train=(path,)))
+        select(DataConfig(train=(path,)))
 
 
 def test_several_manifests(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     paths = (manifest(tmp_path / "a", 1, 2), manifest(tmp_path / "b", 3))
-    assert [u.duration for u in select(paths, DataConfig(train=paths))[0]] == [1, 2, 3]
+    assert [u.duration for u in select(DataConfig(train=paths))[0]] == [1, 2, 3]
 
 
 # --- reading ---------------------------------------------------------------------------------------

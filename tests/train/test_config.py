@@ -27,7 +27,7 @@ def test_defaults(tmp_path: Path) -> None:
     config = read(tmp_path, TEXT)
     trained = {name: part.train for name, part in config.parts}
     assert trained == {"encoder": False, "ctc_head": True, "bridge": True, "decoder": False}
-    assert config.data.train == (Path("a.jsonl"),) and config.losses.text == 1 and config.precision == "float32"
+    assert config.data.train[0].path == "a.jsonl" and config.losses.text == 1 and config.precision == "float32"
 
 
 def test_unknown_keys_are_reported_with_their_lines(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ from nuebridge.settings import PromptTemplate
 from nuebridge.tensors import weight_hash
 from nuebridge.train import loop, state
 from nuebridge.train.config import TrainConfig
-from nuebridge.train.loop import TrainingStopped
+from nuebridge.train.step import Stepper
+from nuebridge.train.stopping import TrainingStopped
 from nuebridge.train.trainable import set_training_mode, trainable_groups
 from tests.tones import write_corpus
 from tests.train.runs import figures, metrics
@@ -113,7 +114,7 @@ def dies(after: int, original: Callable[..., Any] | None) -> Callable[..., Any]:
 
 
 KILLS = [
-    *[("step", loop._Run, "_step", count) for count in range(7)],
+    *[("step", Stepper, "_step", count) for count in range(7)],
     *[("weights", state, "save", count) for count in range(3)],
     *[("state", state.torch, "save", count) for count in (0, 2)],
     *[("progress", state, "write_json", count) for count in (0, 2)],
@@ -159,7 +160,7 @@ def test_randomness_is_at_work(expected: dict[str, Any], run: Run) -> None:
 def test_resuming_twice(expected: dict[str, Any], run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     for count in (3, 2):
         with monkeypatch.context() as patch:
-            patch.setattr(loop._Run, "_step", dies(count, loop._Run._step))
+            patch.setattr(Stepper, "_step", dies(count, Stepper._step))
             with pytest.raises(Killed):
                 run(resume=True)
     found = figures(run(resume=True))
@@ -171,15 +172,15 @@ def test_a_signal_stops_after_the_step(
     expected: dict[str, Any], run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: signal.Signals
 ) -> None:
     before = signal.getsignal(number)
-    step = loop._Run._step
+    step = Stepper._step
 
     def signalled(self: Any, *args: Any) -> Any:
-        if self.progress.step == 2:
+        if args[1] == 2:
             os.kill(os.getpid(), number)
         return step(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Run, "_step", signalled)
+        patch.setattr(Stepper, "_step", signalled)
         with pytest.raises(
             TrainingStopped, match="stopped at step 3 of 7; the same command with --resume goes on"
         ) as caught:
@@ -199,20 +200,20 @@ def test_a_second_signal_ends_at_once(run: Run, monkeypatch: pytest.MonkeyPatch)
         os.kill(os.getpid(), signal.SIGINT)
         pytest.fail("went on")
 
-    monkeypatch.setattr(loop._Run, "_step", interrupted)
+    monkeypatch.setattr(Stepper, "_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run()
 
 
 def test_a_signal_in_the_last_step_lets_it_finish(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = loop._Run._step
+    step = Stepper._step
 
     def signalled(self: Any, *args: Any) -> Any:
-        if self.progress.step == 6:
+        if args[1] == 6:
             os.kill(os.getpid(), signal.SIGTERM)
         return step(self, *args)
 
-    monkeypatch.setattr(loop._Run, "_step", signalled)
+    monkeypatch.setattr(Stepper, "_step", signalled)
     assert (run() / "final/config.json").exists()
 
 
@@ -263,7 +264,7 @@ def test_incomplete_checkpoints_are_ignored(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Run, "_step", dies(5, loop._Run._step))
+        patch.setattr(Stepper, "_step", dies(5, Stepper._step))
         with pytest.raises(Killed):
             run()
     folder = tmp_path / "run/checkpoints"
@@ -413,16 +414,16 @@ def test_losses_are_means_over_tokens(
 def test_what_is_drawn_for_an_utterance(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """It depends on seed, epoch and utterance, and on nothing else."""
     drawn: dict[tuple[int, int, str], int] = {}
-    losses = loop._Run._losses
+    losses = Stepper._losses
 
     def noting(self: Any, batch: Any) -> Any:
         for utterance in batch.utterances:
-            key = self.config.seed, self.progress.position.epoch, utterance.id
-            seed = self._generator(utterance).initial_seed()
+            key = self.stage.config.seed, batch.epoch, utterance.id
+            seed = self._generator(utterance, batch.epoch).initial_seed()
             assert drawn.setdefault(key, seed) == seed
         return losses(self, batch)
 
-    monkeypatch.setattr(loop._Run, "_losses", noting)
+    monkeypatch.setattr(Stepper, "_losses", noting)
     for name, batch_seconds, seed in (("a", 3.0, 0), ("b", 100.0, 0), ("c", 3.0, 1)):
         run(output=str(tmp_path / name), data__batch_seconds=batch_seconds, seed=seed, schedule={"steps": 3})
     assert {key[:2] for key in drawn} >= {(0, 0), (0, 1), (0, 2), (1, 0)}
@@ -495,15 +496,17 @@ def test_numbers_that_are_none_stop_the_run(
         def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
             return gradient * float("nan")
 
-    original = loop._Run._losses
+    original = Stepper._losses
+
+    steps = iter(range(100))
 
     def spoiled(self: Any, batch: Any) -> Any:
         found = original(self, batch)
-        if self.progress.step == 3:
+        if next(steps) == 3:
             found = replace(found, text=found.text * float("inf") if what == "loss" else Spoil.apply(found.text))
         return found
 
-    monkeypatch.setattr(loop._Run, "_losses", spoiled)
+    monkeypatch.setattr(Stepper, "_losses", spoiled)
     with pytest.raises(
         TrainingError, match=rf"the {what} is (inf|nan) at step 4 on the batch .*\.wav:\d.*lower the learning rate"
     ):
