@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from nuebridge.errors import AudioTooShortError, ConfigError, SizeMismatchError
+from nuebridge.settings import PROMPT_FIELDS
 
 
 def length_mask(lengths: Tensor, size: int) -> Tensor:
@@ -81,7 +82,14 @@ class Part(nn.Module, ABC):
     """The validated options this part was built with, saved with the integration."""
 
     target_modules: Sequence[str] | str = "all-linear"
-    """peft's default choice of modules for LoRA in this part."""
+    """Which modules of ``adapted_module`` get LoRA by default, in peft's words: endings of their names, a regular
+    expression, or ``all-linear``: every linear layer but an output head."""
+
+    @property
+    def adapted_module(self) -> nn.Module:
+        """The module that LoRA is put into: the library's own model where the part wraps one, so that what is
+        saved fits that model without nuebridge."""
+        return self
 
     @abstractmethod
     def save(self, folder: Path) -> None:
@@ -296,6 +304,14 @@ class Recognizer(ABC):
     """Longest clip it takes at once; longer recordings are cut for it. None where nothing bounds it."""
     min_audio_seconds: float
     """Shortest clip that gives it anything to read."""
+
+    @property
+    def prompt_fields(self) -> Sequence[str]:
+        """Which of ``language``, ``task`` and ``context`` a recording may bring along; others are left out."""
+        return PROMPT_FIELDS
+
+    def check_options(self, options: RecognitionOptions) -> None:  # noqa: B027  (not every recogniser refuses)
+        """Raises PromptError or ConfigError for what a caller asks and no recording could be given."""
 
     @abstractmethod
     def recognize(self, waveforms: Sequence[Tensor], options: RecognitionOptions) -> list[Transcript]:

@@ -38,7 +38,7 @@ from nuebridge.ctc import CtcHead, ctc_loss
 from nuebridge.data import Utterance
 from nuebridge.decoding import generate
 from nuebridge.errors import ConfigError, NumericalError, SizeMismatchError
-from nuebridge.prompt import IGNORED, build_prompt
+from nuebridge.prompt import IGNORED, build_prompt, check_fields, render
 from nuebridge.settings import GenerationSettings, PromptTemplate
 from nuebridge.tensors import weight_hash
 from nuebridge.transcribe import transcribe
@@ -206,18 +206,24 @@ class Integration(nn.Module, Recognizer):
         )
         return Losses(loss, sum(map(len, targets)), *ctc, {**frames.losses, **audio.losses})
 
+    @property
+    def prompt_fields(self) -> Sequence[str]:
+        """The fields that its prompt declares."""
+        return self.prompt.fields
+
+    def check_options(self, options: RecognitionOptions) -> None:
+        """Raises PromptError for a language, task or context that its prompt does not take."""
+        check_fields(self.prompt, self._prompt_values(options))
+
     @torch.inference_mode()
     def recognize(self, waveforms: Sequence[Tensor], options: RecognitionOptions) -> list[Transcript]:
         """One transcript a waveform, as one batch. What a clip gives does not depend on the others."""
+        values = self._prompt_values(options)
+        render(self.prompt, values)  # what it refuses is refused before anything is computed
         lengths = torch.tensor([len(waveform) for waveform in waveforms])
         padded = nn.utils.rnn.pad_sequence(list(waveforms), batch_first=True)
         audio = self.embed_audio(padded.to(self.device), lengths.to(self.device))
         seconds = [int(length) / self.sample_rate for length in lengths]
-        values = {
-            "language": self._language_field(options.language),
-            "task": options.task,
-            "context": options.context,
-        }
         prompt = build_prompt(self.decoder, audio, self.prompt, [values] * len(seconds))
         budget, asked = self.generation.max_new_tokens, options.max_new_tokens
         generated = generate(
@@ -281,6 +287,13 @@ class Integration(nn.Module, Recognizer):
             raise ConfigError(f"there is no part {unknown[0]!r}; this integration has {', '.join(self.parts)}")
         for name, part in self.parts.items():
             part.requires_grad_(name not in parts)
+
+    def _prompt_values(self, options: RecognitionOptions) -> dict[str, str | None]:
+        return {
+            "language": self._language_field(options.language),
+            "task": options.task,
+            "context": options.context,
+        }
 
     def _language_field(self, asked: str | None) -> str | None:
         """A language the caller asks for must be declared by the prompt; the integration's own need not."""

@@ -38,17 +38,22 @@ def render(template: PromptTemplate, values: Mapping[str, str | None]) -> tuple[
     a value or default.
     """
     given = {name: value for name, value in values.items() if value is not None}
-    for name in given:
-        if name not in template.fields:
-            declared = ", ".join(template.fields) or "none"
-            raise PromptError(
-                f"this integration's prompt takes no {name!r} (fields it declares: {declared}); leave it out"
-            )
+    check_fields(template, given)
     filled = {**template.defaults, **given}
     for name in template.fields:
         if name not in filled:
             raise PromptError(f"this integration's prompt needs a value for {name!r}; give one")
     return template.prefix.format(**filled), template.suffix.format(**filled)
+
+
+def check_fields(template: PromptTemplate, values: Mapping[str, str | None]) -> None:
+    """Raises PromptError for a value whose field the template does not declare."""
+    for name, value in values.items():
+        if value is not None and name not in template.fields:
+            declared = ", ".join(template.fields) or "none"
+            raise PromptError(
+                f"this integration's prompt takes no {name!r} (fields it declares: {declared}); leave it out"
+            )
 
 
 def build_prompt(

@@ -6,6 +6,7 @@ similar lengths, and joins the pieces' transcripts. Knows contracts, audio and m
 
 from __future__ import annotations
 
+import logging
 import os
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,6 +22,8 @@ from nuebridge.audio import Waveform, check_samples, cut_at_quiet, load_audio
 from nuebridge.contracts import RecognitionOptions, Recognizer, Segment, Transcript
 from nuebridge.data import Utterance
 from nuebridge.errors import AudioError, NuebridgeError, NumericalError, PromptError
+
+log = logging.getLogger(__name__)
 
 Source = str | os.PathLike[str] | Utterance | NDArray[Any] | Tensor
 """A recording: a file, a line of a manifest, or float samples ``[S]`` at the recogniser's sample rate."""
@@ -58,13 +61,15 @@ def transcribe(
     ``recognizer.min_audio_seconds`` gives an empty transcript with a warning.
 
     Times of segments count from the start of the file (or array): an utterance's ``offset`` is
-    added. An utterance's own prompt fields go before those of ``options``.
+    added. An utterance's own prompt fields go before those of ``options``; those that the
+    recogniser does not take are left out, with one line in the log.
 
     ``max_pending`` clips (four batches unless given, and never much more than half an hour of
     audio) are read ahead and sorted by length, so that batches hold similar lengths.
     ``on_progress`` is called after each batch with the number of recordings done, a long one in parts.
 
-    Raises ValueError for a batch size or ``max_pending`` below 1.
+    Raises ValueError for a batch size or ``max_pending`` below 1, and PromptError or ConfigError for
+    options that the recogniser does not take.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
@@ -72,8 +77,10 @@ def transcribe(
         max_pending = 4 * batch_size
     if max_pending < 1:
         raise ValueError(f"max_pending must be at least 1, not {max_pending}")
+    options = options or RecognitionOptions()
+    recognizer.check_options(options)
     report = on_progress or (lambda done: None)
-    return _results(recognizer, audio, options or RecognitionOptions(), batch_size, max_pending, report)
+    return _results(recognizer, audio, options, batch_size, max_pending, report)
 
 
 @dataclass
@@ -111,7 +118,8 @@ def _results(
     max_pending: int,
     report: Callable[[float], None],
 ) -> Iterator[TranscribeResult]:
-    recordings = (_read(recognizer, source, index, options) for index, source in enumerate(audio))
+    unused: set[str] = set()
+    recordings = (_read(recognizer, source, index, options, unused) for index, source in enumerate(audio))
     done = 0
     while window := _window(recordings, max_pending):
         for share in _recognize(recognizer, window, batch_size):
@@ -135,9 +143,13 @@ def _window(recordings: Iterator[_Recording], max_pending: int) -> list[_Recordi
     return window
 
 
-def _read(recognizer: Recognizer, source: Source, index: int, options: RecognitionOptions) -> _Recording:
+def _read(
+    recognizer: Recognizer, source: Source, index: int, options: RecognitionOptions, unused: set[str]
+) -> _Recording:
     """Reads a source and cuts it to pieces; what cannot be read or heard has none."""
     recording = _Recording(source, _name(source, index), options)
+    if isinstance(source, Utterance):
+        _take_fields(recording, source, recognizer, unused)
     try:
         waveform = _waveform(recording, recognizer.sample_rate)
     except AudioError as error:
@@ -175,13 +187,22 @@ def _name(source: Source, index: int) -> str:
     return f"array {index}"
 
 
+def _take_fields(recording: _Recording, utterance: Utterance, recognizer: Recognizer, unused: set[str]) -> None:
+    """The prompt fields of an utterance that the recogniser takes; the others are mentioned once each."""
+    fields: dict[str, Any] = dict(utterance.prompt_fields)
+    for name in [name for name in fields if name not in recognizer.prompt_fields]:
+        if name not in unused:
+            log.warning("the %s of %s (and of others) is not used: the prompt has no such field", name, recording.name)
+            unused.add(name)
+        del fields[name]
+    recording.options = replace(recording.options, **fields)
+
+
 def _waveform(recording: _Recording, sample_rate: int) -> Waveform:
     """The samples of a recording; fills in what its source says of it."""
     source = recording.source
     if isinstance(source, Utterance):
         recording.offset = source.offset
-        fields: dict[str, Any] = dict(source.prompt_fields)
-        recording.options = replace(recording.options, **fields)
         return source.load(sample_rate)
     if isinstance(source, str | os.PathLike):
         return load_audio(source, sample_rate)

@@ -142,8 +142,9 @@ def test_an_option_reaches_the_integration(run: Run) -> None:
     line = json.loads(run(path, "--format", "jsonl", "--max-new-tokens", "3").out)
     assert len(line["token_ids"]) <= 3
     assert run(path, "--context", "words").status == 0
-    refused = run(path, "--language", "en")
-    assert refused.status == 1 and refused.err.startswith("error: a.wav: ") and "'language'" in refused.err
+    refused = run(path, recording("b.wav"), "--language", "en")
+    assert refused.status == 2 and refused.out == ""
+    assert refused.err.count("error: ") == 1 and "takes no 'language'" in refused.err
 
 
 @pytest.mark.parametrize("format", ["txt", "json", "jsonl", "srt", "vtt"])

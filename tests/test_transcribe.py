@@ -365,3 +365,23 @@ def test_results_do_not_depend_on_batches_or_windows(
     assert [r.transcript for r in together] == [r.transcript for r in alone]
     assert [r.error is None for r in together] == [r.error is None for r in alone]
     assert all(a.source is b for a, b in zip(together, waveforms, strict=True))
+
+
+class Untold(Meter):
+    """Takes a context and nothing else."""
+
+    @property
+    def prompt_fields(self) -> Sequence[str]:
+        return ("context",)
+
+
+def test_fields_that_the_recogniser_does_not_take_are_left_out_and_mentioned_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = encode(tmp_path / "a.wav", burst(1.0, RATE), RATE)
+    lines = [Utterance(str(n), path, fields={"language": "en", "context": "tea"}) for n in range(3)]
+    recognizer = Untold()
+    results = list(transcribe(recognizer, lines))
+    assert all(result.error is None for result in results)
+    assert {(options.language, options.context) for options in recognizer.asked} == {(None, "tea")}
+    assert caplog.text.count("the language of") == 1

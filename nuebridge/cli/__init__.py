@@ -83,8 +83,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(error.exit_status)
     except BrokenPipeError:
         raise
+    except MemoryError as error:
+        _out_of_memory(error)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, without importing torch
+            raise
+        _out_of_memory(error)
     except OSError as error:  # a full disk, say
         if os.environ.get("NUEBRIDGE_TRACEBACK") == "1":
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def _out_of_memory(error: BaseException) -> None:
+    if os.environ.get("NUEBRIDGE_TRACEBACK") == "1":
+        traceback.print_exc()
+    reason = " ".join(str(error).split()) or "there is no more"
+    print(
+        f"error: out of memory ({reason}); use smaller batches (--batch-size, data.device_batch_seconds), shorter clips "
+        "or --dtype bfloat16",
+        file=sys.stderr,
+    )
+    sys.exit(1)

@@ -59,6 +59,7 @@ def transcribe(
         int | None, typer.Option(min=1, help="Longest text of a clip, in tokens [default: the integration's own].")
     ] = None,
     language: Annotated[str | None, typer.Option(help="Language of the speech, where the prompt has it.")] = None,
+    task: Annotated[str | None, typer.Option(help="What to do with the speech, where the prompt has a task.")] = None,
     context: Annotated[str | None, typer.Option(help="Words to expect, where the prompt has a context.")] = None,
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps.")] = "cpu",
     dtype: Annotated[
@@ -77,7 +78,7 @@ def transcribe(
         # torch comes in here, once the command line is known to be right.
         from nuebridge.contracts import RecognitionOptions
 
-        options = RecognitionOptions(beam_size, max_new_tokens, language=language, context=context)
+        options = RecognitionOptions(beam_size, max_new_tokens, language=language, task=task, context=context)
         recognizer = _load(ctx.ensure_object(CliContext), model, registry, device, dtype)
         status = run(recognizer, inputs, options, format=format, targets=targets, batch_size=batch_size)
     except KeyboardInterrupt:

@@ -92,6 +92,13 @@ def test_registry_example_is_valid() -> None:
     assert all(getattr(parsed, section) for section in SECTIONS)
 
 
+def test_registry_example_goes_beside_the_packaged_registry(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(blocks(ROOT / "docs/registry.md", "yaml")[0].text)
+    with pytest.raises(SystemExit) as left:
+        main(["registry", "check", str(tmp_path / "mine.yaml")])
+    assert left.value.code in (0, None)
+
+
 def test_training_examples_are_valid() -> None:
     whole, *fragments = blocks(ROOT / "docs/training.md", "yaml")
     parse_yaml(whole.text, TrainConfig, str(whole))
