@@ -56,6 +56,19 @@ class Frames:
         """Bool ``[B, F]``, true at real frames."""
         return length_mask(self.lengths, self.features.shape[1])
 
+    def rows(self, rows: slice) -> Frames:
+        """Some of the sequences, padded to the longest of them. Auxiliary losses stay with the whole."""
+        lengths = self.lengths[rows]
+        longest = int(lengths.max()) if len(lengths) else 0
+        logits = None if self.ctc_logits is None else self.ctc_logits[rows, :longest]
+        return Frames(self.features[rows, :longest], lengths, logits)
+
+    def to(self, device: torch.device) -> Frames:
+        """The same frames on another device."""
+        logits = None if self.ctc_logits is None else self.ctc_logits.to(device)
+        losses = {name: loss.to(device) for name, loss in self.losses.items()}
+        return Frames(self.features.to(device), self.lengths.to(device), logits, losses)
+
     def zero_padding(self) -> Frames:
         """The same frames with everything at or past a length set to zero."""
         # Filled, not multiplied: what stands in the padding may be infinite.
@@ -118,6 +131,15 @@ class SourcedPart(Part):
 
         Raises CheckpointError when weights are missing, unexpected or unreadable.
         """
+
+    @classmethod
+    def outline(cls, source: str, options: BaseModel, *, revision: str | None = None) -> Self | None:
+        """What ``load`` would give but for the values of its weights, which are left on torch's meta device.
+
+        Used to tell what a training would do before anything large is read. None where only loading can
+        tell. Raises CheckpointError, also where there are no weights to be read.
+        """
+        return None
 
 
 class SpeechEncoder(SourcedPart):

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -34,14 +34,17 @@ from nuebridge.contracts import (
     TextDecoder,
     Transcript,
 )
-from nuebridge.ctc import CtcHead, ctc_loss
+from nuebridge.ctc import CtcHead, count_symbols, ctc_loss
 from nuebridge.data import Utterance
 from nuebridge.decoding import generate
 from nuebridge.errors import ConfigError, NumericalError, SizeMismatchError
-from nuebridge.prompt import IGNORED, build_prompt, check_fields, render
+from nuebridge.prompt import build_prompt, check_fields, render
 from nuebridge.settings import GenerationSettings, PromptTemplate
 from nuebridge.tensors import weight_hash
 from nuebridge.transcribe import transcribe
+
+if TYPE_CHECKING:
+    from nuebridge.lora import Adapter
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,37 @@ class Losses:
     ctc: Tensor | None = None
     ctc_symbols: int = 0
     auxiliary: Mapping[str, Tensor] = field(default_factory=dict)
+    kl: Tensor | None = None
+    """KL(reference || model) over the text tokens, where there is a reference."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the texts of a batch are learned as."""
+
+    tokens: tuple[Sequence[int], ...]
+    """The decoder's token ids, the end token included; empty where there is no text loss."""
+    symbols: tuple[Sequence[int], ...]
+    """The CTC head's symbols; empty where there is no CTC loss."""
+
+    def __getitem__(self, rows: slice) -> Targets:
+        return Targets(self.tokens[rows], self.symbols[rows])
+
+    def count(self, frames: Tensor) -> tuple[int, int]:
+        """The text tokens and the CTC symbols that the losses of clips of so many frames ``[B]`` count."""
+        symbols = count_symbols(self.symbols, frames.tolist()) if self.symbols else 0
+        return sum(map(len, self.tokens)), symbols
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """What a decoder is given to read and to learn: all that a reference must be given as well."""
+
+    fields: Sequence[Mapping[str, str | None]]
+    """Values of the prompt's fields, one mapping a row."""
+    targets: Sequence[Sequence[int]]
+    inputs: Sequence[Sequence[int]]
+    """What is read in place of the targets."""
 
 
 class Integration(nn.Module, Recognizer):
@@ -108,6 +142,10 @@ class Integration(nn.Module, Recognizer):
         self.storage_dtype: torch.dtype | None = None
         """The precision its checkpoint holds, where it came from one."""
         self.training_history = [dict(entry) for entry in training]
+        self.adapters: dict[str, Adapter] = {}
+        """By name; :mod:`nuebridge.lora` adds, weighs and removes them."""
+        self.base_states: dict[str, dict[str, Tensor]] = {}
+        """What parts that adapters hold whole are without them."""
 
     @property
     def parts(self) -> dict[str, Part]:
@@ -145,15 +183,29 @@ class Integration(nn.Module, Recognizer):
         return int(self.bridge.output_lengths(frames))
 
     def weight_hash(self) -> str:
-        """SHA-256 of all weights; it stands in every result made with them."""
-        return weight_hash(self.parts)
+        """SHA-256 of all weights; it stands in every result made with them.
+
+        With active adapters it is another than the base's, made of the base's hash and theirs and their weights.
+        """
+        if not self.adapters:
+            return weight_hash(self.parts)
+        from nuebridge.lora import weight_hash_with_adapters
+
+        return weight_hash_with_adapters(self)
 
     def encode_audio(self, waveforms: Tensor, lengths: Tensor) -> Frames:
         """Waveforms ``[B, S]`` to encoder frames ``[B, F, E]``, CTC logits filled in where there is a head."""
-        frames: Frames = self.encoder(waveforms, lengths)
-        if self.ctc_head is not None:
-            frames = self.ctc_head(frames)
+        return self._with_ctc(self._encode(waveforms, lengths))
+
+    def _encode(self, waveforms: Tensor, lengths: Tensor) -> Frames:
+        # Some models ask for gradients of their own accord; for a frozen one they would be computed in vain.
+        learns = any(parameter.requires_grad for parameter in self.encoder.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
+            frames: Frames = self.encoder(waveforms, lengths)
         return frames
+
+    def _with_ctc(self, frames: Frames) -> Frames:
+        return frames if self.ctc_head is None else self.ctc_head(frames)
 
     def embed_audio(self, waveforms: Tensor, lengths: Tensor) -> Frames:
         """Waveforms ``[B, S]`` float32 with lengths ``[B]`` in samples to audio positions ``[B, A, D]``.
@@ -174,37 +226,64 @@ class Integration(nn.Module, Recognizer):
         label_smoothing: float = 0.0,
         token_replacement: float = 0.0,
         generators: Sequence[torch.Generator] | None = None,
+        targets: Targets | None = None,
+        frames: Frames | None = None,
+        mask: Callable[[Frames], Frames] | None = None,
+        reference: Callable[[Tensor, Tensor, Frames, TextBatch], Tensor] | None = None,
     ) -> Losses:
         """The losses of a batch of utterances.
 
         ``token_replacement`` is the share of tokens read (not of those learned) that are replaced
         by random ones, drawn from the generator of each text; it makes the decoder rely on the audio.
+        ``targets`` are what the texts are learned as, where a caller has them already; ``frames`` those
+        of the encoder, which then is not run; ``mask`` changes frames before anything reads them.
+        ``reference`` gives the logits ``[N, V]`` of another model for the N text tokens of the batch
+        (waveforms, lengths, frames as the encoder gave them, texts); the divergence from it is a loss too.
         """
-        frames = self.encode_audio(waveforms, lengths)
-        ctc: tuple[Tensor | None, int] = (None, 0)
-        if self.ctc_head is not None:
-            ctc = ctc_loss(frames, [self.ctc_head.encode(text) for text in texts])
+        learned = self.targets(texts, text=text_loss) if targets is None else targets
+        if frames is None:
+            frames = self._encode(waveforms, lengths)
+        heard = self._with_ctc(frames if mask is None else mask(frames))
+        ctc: tuple[Tensor | None, int] = ctc_loss(heard, learned.symbols) if learned.symbols else (None, 0)
         if not text_loss:
-            return Losses(frames.features.new_zeros(()), 0, *ctc, frames.losses)
-        targets = [[*self.decoder.encode(text), self.decoder.eos_token_ids[0]] for text in texts]
-        audio = self.bridge(frames, torch.tensor([len(ids) for ids in targets], device=frames.lengths.device))
-        drawn: Sequence[torch.Generator | None] = generators or [None] * len(targets)
+            return Losses(heard.features.new_zeros(()), 0, *ctc, heard.losses)
+        drawn: Sequence[torch.Generator | None] = generators or [None] * len(texts)
         inputs = [
             _replaced(ids, token_replacement, self.decoder.vocab_size, generator)
-            for ids, generator in zip(targets, drawn, strict=True)
+            for ids, generator in zip(learned.tokens, drawn, strict=True)
         ]
         values = fields or [{"language": self._language_field(None)}] * len(texts)
-        prompt = build_prompt(self.decoder, audio, self.prompt, values, targets, inputs)
+        batch = TextBatch(values, learned.tokens, inputs)
+        logits, labels, auxiliary = self.text_logits(heard, batch)
+        loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
+        kl = None
+        if reference is not None:
+            start = reference(waveforms, lengths, frames, batch).log_softmax(-1)
+            kl = F.kl_div(logits.log_softmax(-1), start, reduction="sum", log_target=True)
+        return Losses(loss, sum(map(len, learned.tokens)), *ctc, {**heard.losses, **auxiliary}, kl)
+
+    def text_logits(self, frames: Frames, batch: TextBatch) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
+        """Frames with CTC logits to next-token logits ``[N, V]`` float32, labels ``[N]`` and the bridge's losses.
+
+        N counts the tokens of all texts, end tokens included; none are computed for other positions.
+        """
+        counts = torch.tensor([len(ids) for ids in batch.targets], device=frames.lengths.device)
+        audio: Frames = self.bridge(frames, counts)
+        prompt = build_prompt(self.decoder, audio, self.prompt, batch.fields, batch.targets, batch.inputs)
         assert prompt.labels is not None
         logits = self.decoder(prompt.inputs_embeds, prompt.attention_mask, prompt.labels.shape[1])
-        loss = F.cross_entropy(
-            logits.flatten(0, 1).float(),
-            prompt.labels.flatten(),
-            ignore_index=IGNORED,
-            reduction="sum",
-            label_smoothing=label_smoothing,
-        )
-        return Losses(loss, sum(map(len, targets)), *ctc, {**frames.losses, **audio.losses})
+        labels = prompt.labels.flatten()
+        # The places are known from the lengths: asking the device for them would wait for it.
+        width = prompt.labels.shape[1]
+        kept = torch.tensor([row * width + i for row, ids in enumerate(batch.targets) for i in range(len(ids))])
+        kept = kept.to(labels.device)
+        return logits.flatten(0, 1)[kept].float(), labels[kept], audio.losses
+
+    def targets(self, texts: Sequence[str], *, text: bool = True, ctc: bool = True) -> Targets:
+        """What texts are learned as by the decoder, and by the CTC head where there is one."""
+        tokens = [[*self.decoder.encode(one), self.decoder.eos_token_ids[0]] for one in texts] if text else []
+        head = self.ctc_head if ctc else None
+        return Targets(tuple(tokens), () if head is None else tuple(head.encode(one) for one in texts))
 
     @property
     def prompt_fields(self) -> Sequence[str]:
@@ -273,6 +352,18 @@ class Integration(nn.Module, Recognizer):
         from nuebridge.checkpoint import push_to_hub
 
         return push_to_hub(self, repo_id, **options)
+
+    def load_adapter(self, folder: str | Path, name: str | None = None, *, weight: float = 1.0) -> str:
+        """:func:`nuebridge.lora.load_adapter`: adds an adapter, active beside the others; returns its name."""
+        from nuebridge.lora import load_adapter
+
+        return load_adapter(self, folder, name, weight=weight)
+
+    def set_adapters(self, weights: Mapping[str, float]) -> None:
+        """:func:`nuebridge.lora.set_adapters`: the active adapters, each times its weight; none: the base."""
+        from nuebridge.lora import set_adapters
+
+        set_adapters(self, weights)
 
     from_pretrained = load
     save_pretrained = save

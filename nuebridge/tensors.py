@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -43,6 +46,22 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{file} is damaged ({error}); copy it again or use an earlier checkpoint") from error
 
 
+def check_headers(folder: Path) -> None:
+    """Opens the safetensors files of a folder without reading their weights.
+
+    Raises CheckpointError where there is none, or one is damaged or cut short.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(f"{folder} holds no weights (*.safetensors); the checkpoint is incomplete: copy it again")
+    for file in files:
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{file} is damaged ({error}); copy it again or use an earlier checkpoint") from error
+
+
 def load_weights(module: nn.Module, folder: Path) -> None:
     """Reads what :func:`save_weights` wrote, in whatever precision, into the module's own.
 
@@ -64,20 +83,69 @@ def load_weights(module: nn.Module, folder: Path) -> None:
     module.load_state_dict(state)
 
 
-def weight_hash(modules: Mapping[str, nn.Module]) -> str:
+def weight_hash(modules: Mapping[str, nn.Module], *, rounded_to: torch.dtype | None = None) -> str:
     """SHA-256 (hex) over the weights of named modules, each parameter once, in the modules' order.
 
     Names of single weights are left out, since they differ between releases of model libraries, and
     values are hashed as float32, so that the precision they are held in makes no difference.
+    ``rounded_to`` gives the hash that the weights would have in another precision.
     """
     digest = hashlib.sha256()
     for name, module in sorted(modules.items()):
         digest.update(name.encode())
         for tensor in module.parameters():
-            array = tensor.detach().cpu().float().contiguous()
-            digest.update(str(list(array.shape)).encode())
-            digest.update(array.flatten().view(torch.uint8).numpy().data)
+            add_to_hash(digest, tensor if rounded_to is None else tensor.to(rounded_to))
     return digest.hexdigest()
+
+
+def add_to_hash(digest: hashlib._Hash, tensor: Tensor) -> None:
+    """Feeds the shape and the float32 values of a tensor to a hash."""
+    array = tensor.detach().cpu().float().contiguous()
+    digest.update(str(list(array.shape)).encode())
+    digest.update(array.flatten().view(torch.uint8).numpy().data)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A new folder to write into, which becomes ``folder`` at the end of the block, flushed to the disk, or not at all.
+
+    What was in ``folder`` is removed only after that. Raises CheckpointError where the disk does not take it.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise CheckpointError(f"cannot write to {folder.parent}: {error.strerror}") from error
+    try:
+        yield aside
+        _publish(aside, folder)
+    except (OSError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"cannot save to {folder}: {reason}; what was there before is untouched") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _publish(aside: Path, folder: Path) -> None:
+    # Temporary folders, and safetensors' files in them, are for their owner alone.
+    aside.chmod(0o755)
+    for path in aside.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    flush_folder(aside)
+    if not folder.exists():
+        aside.rename(folder)
+    else:
+        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent)) / "folder"
+        folder.rename(old)
+        try:
+            aside.rename(folder)
+        except OSError:
+            old.rename(folder)
+            raise
+        finally:
+            if folder.exists():
+                shutil.rmtree(old.parent, ignore_errors=True)
+    flush(folder.parent)
 
 
 def write_json(file: Path, data: Any) -> None:

@@ -92,7 +92,7 @@ def test_a_loaded_integration_is_the_same(
 def test_config_describes_the_integration(toy_integration: Integration, tmp_path: Path) -> None:
     save(toy_integration, tmp_path / "saved")
     config = json.loads((tmp_path / "saved/config.json").read_text())
-    assert (config["model_type"], config["schema_version"], config["dtype"]) == ("nuebridge", 1, "float32")
+    assert (config["model_type"], config["schema_version"], config["dtype"]) == ("nuebridge", 2, "float32")
     assert list(config["parts"]) == ["encoder", "ctc_head", "bridge", "decoder"]
     encoder = config["parts"]["encoder"]
     assert encoder["info"]["distribution"] == "nuebridge-toy" and encoder["info"]["version"] == "0.1"
@@ -418,13 +418,23 @@ def test_an_edited_config(saved: Path, opened: Callable[..., Integration], chang
         opened(saved)
 
 
-@pytest.mark.parametrize(("version", "said"), [(2, "2"), (None, "None"), ("1", "'1'")])
+@pytest.mark.parametrize(("version", "said"), [(3, "3"), (0, "0"), (True, "True"), (None, "None"), ("1", "'1'")])
 def test_another_schema_is_refused(saved: Path, opened: Callable[..., Integration], version: Any, said: str) -> None:
     edited(saved, schema_version=version)
     with pytest.raises(
-        CheckpointError, match=f"has schema_version {said}; this nuebridge reads 1: install the release"
+        CheckpointError, match=f"has schema_version {said}; this nuebridge reads 1 to 2: install the release"
     ):
         opened(saved)
+
+
+def test_schema_1_had_no_adapters(saved: Path, opened: Callable[..., Integration], tmp_path: Path) -> None:
+    today = opened(saved)
+    edited(saved, schema_version=1, adapters=...)
+    migrated = opened(saved)
+    assert migrated.weight_hash() == today.weight_hash() and migrated.adapters == {}
+    save(migrated, tmp_path / "again")
+    save(today, tmp_path / "today")
+    assert tree(tmp_path / "again") == tree(tmp_path / "today")
 
 
 def test_another_format(saved: Path, opened: Callable[..., Integration]) -> None:

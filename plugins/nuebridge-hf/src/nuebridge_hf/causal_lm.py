@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +19,7 @@ from nuebridge_hf.loading import (
     OLDER_THAN_5,
     STALE_BUFFERS,
     load_model,
+    outline_model,
     read_config,
     read_json,
     save_model,
@@ -76,6 +77,11 @@ class CausalLm(TextDecoder):
         self._keeps_logits = "logits_to_keep" in accepted
         inside = OLDER_THAN_5 and config.model_type in _SCALED_INSIDE_BEFORE_5
         self._inner_scale = float(config.hidden_size) ** 0.5 if inside else None
+
+    @property
+    def adapted_module(self) -> nn.Module:
+        model: nn.Module = self.model
+        return model
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text)
@@ -164,10 +170,18 @@ class CausalLm(TextDecoder):
 
     @classmethod
     def load(cls, source: str, options: BaseModel, *, revision: str | None = None) -> Self:
+        return cls._read(load_causal_lm, source, options, revision)
+
+    @classmethod
+    def outline(cls, source: str, options: BaseModel, *, revision: str | None = None) -> Self:
+        return cls._read(_outline_causal_lm, source, options, revision)
+
+    @classmethod
+    def _read(cls, read: Callable[..., PreTrainedModel], source: str, options: BaseModel, revision: str | None) -> Self:
         assert isinstance(options, DecoderOptions)
         config = read_config(source, revision)
         tokenizer = load_tokenizer(source, revision)
-        model = load_causal_lm(config, source=source, revision=revision, allow_pickle=options.allow_pickle)
+        model = read(config, source=source, revision=revision, allow_pickle=options.allow_pickle)
         eos = _eos_token_ids(source, revision, tokenizer, config)
         return cls(model, tokenizer, eos_token_ids=eos, options=options)
 
@@ -178,6 +192,17 @@ class CausalLm(TextDecoder):
 
 def load_causal_lm(config: PretrainedConfig, *, source: str, **arguments: Any) -> PreTrainedModel:
     """The weights of a causal language model; ``arguments`` are those of ``load_model``."""
+    model_class, config = _class_for(config, source)
+    return load_model(model_class, config, source=source, harmless=STALE_BUFFERS, **arguments)[0]
+
+
+def _outline_causal_lm(config: PretrainedConfig, *, source: str, **arguments: Any) -> PreTrainedModel:
+    model_class, config = _class_for(config, source)
+    return outline_model(model_class, config, source=source, **arguments)
+
+
+def _class_for(config: PretrainedConfig, source: str) -> tuple[Any, PretrainedConfig]:
+    """The class of a causal language model, and the configuration of it alone."""
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     if model_class is None:
         raise CheckpointError(
@@ -185,7 +210,7 @@ def load_causal_lm(config: PretrainedConfig, *, source: str, **arguments: Any) -
         )
     if model_class.config_class is not type(config):  # the text half of a model of several senses
         config = config.get_text_config()
-    return load_model(model_class, config, source=source, harmless=STALE_BUFFERS, **arguments)[0]
+    return model_class, config
 
 
 def _ids(value: Any) -> list[int]:

@@ -22,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
 from nuebridge.errors import CheckpointError
+from nuebridge.tensors import check_headers
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 OLDER_THAN_5 = int(transformers.__version__.split(".")[0]) < 5
@@ -212,6 +213,29 @@ def load_model(
         )
     model.float()  # some families keep chosen modules in the file's precision
     return model, missing
+
+
+def outline_model(
+    model_class: Any,
+    config: PretrainedConfig,
+    *,
+    source: str,
+    revision: str | None,
+    allow_pickle: bool,
+    **arguments: Any,
+) -> PreTrainedModel:
+    """The model of a configuration on torch's meta device, its weights unread.
+
+    Raises CheckpointError where there are no weights, or where those of a folder are damaged.
+    """
+    if _has_safetensors(source, revision, allow_pickle) and is_folder(source):
+        check_headers(Path(source).expanduser())
+    try:
+        with quiet_transformers(), torch.device("meta"):
+            model: PreTrainedModel = model_class._from_config(config, **arguments)
+    except Exception as error:  # configurations that no model can be made of, each in its own way
+        raise CheckpointError(f"no model can be made of the config.json of {source!r}: {one_line(error)}") from error
+    return model.float()
 
 
 def _has_safetensors(source: str, revision: str | None, allow_pickle: bool) -> bool:

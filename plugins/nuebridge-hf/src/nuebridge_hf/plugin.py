@@ -6,10 +6,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nuebridge.hookspecs import CheckpointFormat, SpeechEncoderComponent, TextDecoderComponent, hookimpl
+from nuebridge.hookspecs import (
+    BenchBaseline,
+    CheckpointFormat,
+    SpeechEncoderComponent,
+    TextDecoderComponent,
+    hookimpl,
+)
 from nuebridge_hf.options import DecoderOptions, EncoderOptions
 
 if TYPE_CHECKING:
+    from nuebridge.bench import TrainingWork
     from nuebridge.contracts import SpeechEncoder, TextDecoder
     from nuebridge.model import Integration
     from nuebridge.plugins import PluginManager
@@ -37,6 +44,30 @@ def _nue_asr() -> Callable[[Path, PluginManager], Integration]:
     from nuebridge_hf.nue_asr import load_nue_asr
 
     return load_nue_asr
+
+
+def _plain_trainer() -> Callable[[TrainingWork], None]:
+    _need_accelerate()
+    from nuebridge_hf.trainer_baseline import train_plain
+
+    return train_plain
+
+
+def _grouped_trainer() -> Callable[[TrainingWork], None]:
+    _need_accelerate()
+    from nuebridge_hf.trainer_baseline import train_grouped
+
+    return train_grouped
+
+
+def _need_accelerate() -> None:
+    """transformers' Trainer does not run without it, and nothing else here needs it."""
+    from importlib.util import find_spec
+
+    if find_spec("accelerate") is None:
+        from nuebridge.errors import PluginError
+
+        raise PluginError("transformers' Trainer needs accelerate: run `pip install 'accelerate>=1.1'`")
 
 
 def _is_nue_asr(config: Mapping[str, Any]) -> bool:
@@ -88,4 +119,21 @@ def nuebridge_checkpoint_formats() -> list[CheckpointFormat]:
             load=_nue_asr,
             recognizes=_is_nue_asr,
         )
+    ]
+
+
+@hookimpl
+def nuebridge_bench_baselines() -> list[BenchBaseline]:
+    """Training with the library's own Trainer."""
+    return [
+        BenchBaseline(
+            name="plain-trainer",
+            summary="transformers' Trainer: clips in random order, a fixed number a batch, logits everywhere",
+            load=_plain_trainer,
+        ),
+        BenchBaseline(
+            name="grouped-trainer",
+            summary="the same with group_by_length: clips of like length in a batch",
+            load=_grouped_trainer,
+        ),
     ]

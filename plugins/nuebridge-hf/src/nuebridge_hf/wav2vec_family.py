@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
-from transformers import HubertModel, PreTrainedModel, Wav2Vec2Model
+from transformers import HubertModel, PretrainedConfig, PreTrainedModel, Wav2Vec2Model
 
 from nuebridge.contracts import Frames, ParameterGroup, SpeechEncoder, check_not_empty, length_mask
 from nuebridge.errors import CheckpointError, SizeMismatchError
-from nuebridge_hf.loading import is_folder, load_model, read_config, read_json, save_model, write_json
+from nuebridge_hf.loading import is_folder, load_model, outline_model, read_config, read_json, save_model, write_json
 from nuebridge_hf.masked_norm import masked_group_norm
 from nuebridge_hf.options import EncoderOptions
 
@@ -69,6 +69,11 @@ class Wav2VecFamilyEncoder(SpeechEncoder):
         batch_norm = getattr(self.model.encoder.pos_conv_embed, "batch_norm", None)
         if batch_norm is not None:
             batch_norm.register_forward_hook(self._silence_padding)
+
+    @property
+    def adapted_module(self) -> nn.Module:
+        model: nn.Module = self.model
+        return model
 
     @property
     def min_samples(self) -> int:
@@ -178,11 +183,37 @@ class Wav2VecFamilyEncoder(SpeechEncoder):
         return [group for group in groups if group.parameters]
 
     @classmethod
-    def load(cls, source: str, options: BaseModel, *, revision: str | None = None) -> Self:
+    def outline(cls, source: str, options: BaseModel, *, revision: str | None = None) -> Self:
+        config = cls._config(source, revision)
         assert isinstance(options, EncoderOptions)
+        model = outline_model(
+            cls.model_class,
+            config,
+            source=source,
+            revision=revision,
+            allow_pickle=options.allow_pickle,
+            attn_implementation="sdpa",
+        )
+        return cls._made_of(model, source, options, revision)
+
+    @classmethod
+    def _config(cls, source: str, revision: str | None) -> PretrainedConfig:
         config = read_config(source, revision)
         if config.model_type != cls.model_type:
             raise CheckpointError(f"{source!r} holds a {config.model_type!r} model, not a {cls.model_type!r} one")
+        return config
+
+    @classmethod
+    def _made_of(cls, model: PreTrainedModel, source: str, options: EncoderOptions, revision: str | None) -> Self:
+        normalize, sample_rate = _preprocessor(source, revision, warn=options.normalize is None)
+        if options.normalize is not None:
+            normalize = options.normalize
+        return cls(model, normalize=normalize, sample_rate=sample_rate, options=options)
+
+    @classmethod
+    def load(cls, source: str, options: BaseModel, *, revision: str | None = None) -> Self:
+        config = cls._config(source, revision)
+        assert isinstance(options, EncoderOptions)
         harmless = dict(_HARMLESS)
         if config.mask_time_prob == 0 and config.mask_feature_prob == 0:
             harmless |= MASK_EMBEDDING
@@ -197,10 +228,7 @@ class Wav2VecFamilyEncoder(SpeechEncoder):
             attn_implementation="sdpa",
         )
         fill_mask_embedding(model, missing, source)
-        normalize, sample_rate = _preprocessor(source, revision, warn=options.normalize is None)
-        if options.normalize is not None:
-            normalize = options.normalize
-        return cls(model, normalize=normalize, sample_rate=sample_rate, options=options)
+        return cls._made_of(model, source, options, revision)
 
     def save(self, folder: Path) -> None:
         save_model(self.model, folder)

@@ -1,0 +1,51 @@
+"""Integrations on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+from nuebridge.checkpoint.saving import save
+from nuebridge.errors import CheckpointError
+from nuebridge.model import Integration
+
+
+def fetch(hub_id: str, revision: str | None) -> Path:
+    """The folder of a hub repository in the local cache, downloaded where it is missing.
+
+    Raises CheckpointError where neither the cache nor the hub has it.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(hub_id, revision=revision))
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(
+            f"{hub_id} is neither a folder here nor reachable as a hub repository ({reason}); "
+            "check the name and the connection, or download it first and give its folder"
+        ) from error
+
+
+def push_to_hub(
+    integration: Integration, repo_id: str, *, private: bool = False, weights: Literal["all", "trained"] = "all"
+) -> str:
+    """Saves an integration and uploads it to a hub repository, made where it does not exist.
+
+    Uses the token that ``hf auth login`` stored. Returns the commit's address. Raises CheckpointError.
+    """
+    from huggingface_hub import HfApi
+
+    with tempfile.TemporaryDirectory() as folder:
+        save(integration, Path(folder) / "model", weights=weights)
+        try:
+            api = HfApi()
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            commit = api.upload_folder(repo_id=repo_id, folder_path=Path(folder) / "model")
+        except (OSError, ValueError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise CheckpointError(
+                f"cannot upload to {repo_id} ({reason}); check the name, the connection and `hf auth whoami`"
+            ) from error
+    return str(commit.commit_url)
