@@ -27,10 +27,25 @@ class ConvOptions(Settings):
         return self
 
 
+class StackingOptions(Settings):
+    """Options of ``bridges.stacking``."""
+
+    frames: Positive = 5
+    """Encoder frames that become one position: the downsampling factor."""
+    hidden_size: Positive | None = 2048
+    """Width between two linear layers; null: one linear layer alone."""
+
+
 def _conv() -> type:
     from nuebridge_bridges.conv import ConvBridge
 
     return ConvBridge
+
+
+def _stacking() -> type:
+    from nuebridge_bridges.stacking import StackingBridge
+
+    return StackingBridge
 
 
 @hookimpl
@@ -42,5 +57,11 @@ def nuebridge_bridges() -> list[BridgeComponent]:
             summary="Strided convolutions and a linear layer (Nue-ASR, arXiv 2312.03668).",
             load=_conv,
             options=ConvOptions,
-        )
+        ),
+        BridgeComponent(
+            name="stacking",
+            summary="Neighbouring frames side by side and one or two linear layers (SLAM-ASR, arXiv 2402.08846).",
+            load=_stacking,
+            options=StackingOptions,
+        ),
     ]
