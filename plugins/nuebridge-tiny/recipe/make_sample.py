@@ -15,7 +15,7 @@ from make_test import EDGE_SECONDS
 from synthesize import Synthesizer
 from voices import Voice, check_trainable
 
-TEXT = "There are six red apples on the table."
+TEXT = "The last train leaves at nine in the evening."
 VOICE = Voice("espeak", "en-us+m3", 140, pitch=50, pitch_range=50)
 
 

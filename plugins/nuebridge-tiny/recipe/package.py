@@ -1,6 +1,6 @@
 """Puts a trained model into the package: bfloat16 weights, and a check that nothing got lost.
 
-python package.py --model work/runs/joint/final --package ../src/nuebridge_tiny
+python package.py --model work/runs/polish/final --package ../src/nuebridge_tiny
 """
 
 from __future__ import annotations
@@ -8,9 +8,19 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nuebridge
 from nuebridge.checkpoint import save
+
+
+def without_folders(entry: Any) -> Any:
+    """What was done, and not in which folders of the machine that did it."""
+    if isinstance(entry, dict):
+        return {key: without_folders(value) for key, value in entry.items() if key != "output"}
+    if isinstance(entry, list):
+        return [without_folders(value) for value in entry]
+    return Path(entry).name if isinstance(entry, str) and "/" in entry else entry
 
 
 def main() -> None:
@@ -24,6 +34,7 @@ def main() -> None:
     integration.part_info = {
         name: replace(info, source=None, source_hash=None) for name, info in integration.part_info.items()
     }
+    integration.training_history = [without_folders(entry) for entry in integration.training_history]
     save(integration, folder, dtype="bfloat16", overwrite=True)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     packaged = nuebridge.load(folder)
