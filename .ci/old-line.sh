@@ -11,7 +11,7 @@ if [ ! -e "$venv/.installed" ] || [ -n "$(find .ci/constraints-old.txt pyproject
   install="$venv/bin/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints-old.txt"
   $install hatchling editables
   $install --no-build-isolation --no-compile -e . -e plugins/nuebridge-hf -e plugins/nuebridge-bridges -e plugins/nuebridge-tiny \
-    pytest pytest-timeout hypothesis
+    peft pytest pytest-timeout hypothesis
   touch "$venv/.installed"
 fi
 

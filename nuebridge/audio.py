@@ -12,6 +12,7 @@ import math
 import os
 import stat
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, BinaryIO
 
 import av
@@ -46,10 +47,16 @@ BLOCK_SAMPLES = 1 << 18
 
 
 def load_audio(
-    path: str | os.PathLike[str], sample_rate: int, *, offset: float = 0.0, duration: float | None = None
+    path: str | os.PathLike[str] | BinaryIO,
+    sample_rate: int,
+    *,
+    offset: float = 0.0,
+    duration: float | None = None,
+    name: str | None = None,
 ) -> Waveform:
     """The first audio stream of a file as float32 ``[S]`` in [-1, 1] at ``sample_rate`` Hz, channels averaged.
 
+    The file is a path or an open binary file that can seek, which stays open; ``name`` is what messages call it.
     ``offset`` and ``duration`` (seconds) choose a stretch of the recording; compressed files are
     decoded from their start up to its end. A recording without samples gives an empty array.
 
@@ -57,12 +64,13 @@ def load_audio(
     missing, a folder, unreadable, empty, not audio, without an audio stream, corrupt, shorter than
     it declares or than the stretch asked for, or that holds samples that are not finite.
     """
-    shown = _printable(path)
+    shown = _printable(name or path)
     if not (0 <= offset < math.inf) or (duration is not None and not 0 <= duration < math.inf):
         raise AudioError(f"{shown}: cannot read {duration} s from {offset} s on; neither may be negative")
     ended: float | None
     with _open(path, shown) as file:
-        size = os.fstat(file.fileno()).st_size
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
         header = read_wav_header(file, size, shown)
         if header is not None and header.is_pcm16:
             waveform, ended = _read_pcm16(file, header, sample_rate, offset, duration)
@@ -130,14 +138,18 @@ def _quietest(waveform: Waveform, sample_rate: int) -> int:
 # --- opening -----------------------------------------------------------------------------------------------------
 
 
-def _printable(path: str | os.PathLike[str]) -> str:
+def _printable(path: str | os.PathLike[str] | BinaryIO) -> str:
     """A path as one line of text."""
-    text = os.fspath(path)
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else "an open file"
     return text if text.isprintable() else ascii(text)
 
 
-def _open(path: str | os.PathLike[str], shown: str) -> BinaryIO:
+def _open(path: str | os.PathLike[str] | BinaryIO, shown: str) -> AbstractContextManager[BinaryIO]:
     """Opens a regular, non-empty file; says in one line why it cannot."""
+    if not isinstance(path, str | os.PathLike):
+        if path.seek(0, os.SEEK_END) == 0:
+            raise AudioError(f"{shown}: is empty (0 bytes)")
+        return nullcontext(path)
     try:
         # Checked before opening, because opening a pipe waits for its writer.
         status = os.stat(path)

@@ -5,10 +5,12 @@ A name is an entry of the registry, a folder, a hub id, or ``COMPONENT-ID:SOURCE
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 
 from nuebridge.contracts import Bridge, SourcedPart, SpeechEncoder, TextDecoder
 from nuebridge.ctc import CtcHead
@@ -29,6 +31,9 @@ class Workshop:
 
     manager: PluginManager
     registry: Registry
+    outlines: bool = False
+    """Parts are made with their weights unread, on torch's meta device, where they can be: to look at, not to compute
+    with (see ``SourcedPart.outline``)."""
 
     @classmethod
     def open(cls, manager: PluginManager | None = None, registry: Registry | None = None) -> Workshop:
@@ -57,7 +62,28 @@ def compose(
     weights are float32 in memory, and the model is in eval mode. Without a prompt, the decoder's
     begin-of-text token opens it. Raises RegistryError, PluginError, CheckpointError or SizeMismatchError.
     """
-    workshop = Workshop.open(manager, registry)
+    return _compose(
+        Workshop.open(manager, registry),
+        (encoder, bridge, decoder, ctc_head),
+        prompt=prompt,
+        generation=generation,
+        max_audio_seconds=max_audio_seconds,
+        language=language,
+        seed=seed,
+    )
+
+
+def _compose(
+    workshop: Workshop,
+    names: tuple[str, str, str, str | None],
+    *,
+    prompt: PromptTemplate | None,
+    generation: GenerationSettings | None,
+    max_audio_seconds: float | None,
+    language: str | None,
+    seed: int,
+) -> Integration:
+    encoder, bridge, decoder, ctc_head = names
     # Loading may take minutes: a name that is not there is found first.
     bridge_entry = workshop.registry.resolve("bridges", bridge, workshop.manager)
     head_entry = None if ctc_head is None else workshop.registry.resolve("ctc_heads", ctc_head, workshop.manager)
@@ -65,7 +91,7 @@ def compose(
     text = _sourced(workshop, TextDecoderComponent, "decoders", decoder)
     encoder_part, decoder_part = speech.part, text.part
     assert isinstance(encoder_part, SpeechEncoder) and isinstance(decoder_part, TextDecoder)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), made_by(workshop):
         torch.manual_seed(seed)
         built, bridge_info = _bridge(workshop, bridge_entry, encoder_part.hidden_size, decoder_part.hidden_size)
         head = None if head_entry is None else CtcHead(encoder_part.hidden_size, head_entry.vocabulary)
@@ -90,18 +116,14 @@ def compose_entry(entry: IntegrationEntry, workshop: Workshop, *, seed: int = 0)
     """The integration that a registry entry spells out by its parts, with an untrained bridge."""
     if entry.encoder is None or entry.bridge is None or entry.decoder is None:
         raise ConfigError("an integration without weights needs an encoder, a bridge and a decoder")
-    return compose(
-        entry.encoder,
-        entry.bridge,
-        entry.decoder,
-        entry.ctc_head,
+    return _compose(
+        workshop,
+        (entry.encoder, entry.bridge, entry.decoder, entry.ctc_head),
         prompt=entry.prompt,
         generation=GenerationSettings(max_new_tokens=entry.max_new_tokens, min_new_tokens=entry.min_new_tokens),
         max_audio_seconds=entry.max_audio_seconds,
         language=entry.language,
         seed=seed,
-        manager=workshop.manager,
-        registry=workshop.registry,
     )
 
 
@@ -136,9 +158,23 @@ def _sourced(workshop: Workshop, kind: type[Component], section: str, name: str)
     assert isinstance(entry, EncoderEntry | DecoderEntry)
     ref = workshop.manager.find(kind, entry.component)
     options = ref.parse_options(entry.options)
-    part = ref.load().load(entry.source, options, revision=entry.revision)
+    part = read_sourced(workshop, ref, entry.source, options, revision=entry.revision)
     info = part_info(ref, source=entry.source, revision=entry.revision, license=entry.license)
-    return _Sourced(part, with_info(info, part))
+    return _Sourced(part, info if workshop.outlines else with_info(info, part))
+
+
+def read_sourced(
+    workshop: Workshop, ref: ComponentRef[Any], source: str, options: BaseModel, *, revision: str | None = None
+) -> Any:
+    """An encoder or decoder from its source, or its outline where the workshop makes outlines and it has one."""
+    component = ref.load()
+    part = component.outline(source, options, revision=revision) if workshop.outlines else None
+    return component.load(source, options, revision=revision) if part is None else part
+
+
+def made_by(workshop: Workshop) -> AbstractContextManager[Any]:
+    """A block in which new parts are made as the workshop makes them: in full, or on torch's meta device."""
+    return torch.device("meta") if workshop.outlines else nullcontext()
 
 
 def _bridge(workshop: Workshop, entry: BridgeEntry, input_size: int, output_size: int) -> tuple[Bridge, PartInfo]:

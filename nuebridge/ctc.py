@@ -91,10 +91,8 @@ def ctc_loss(frames: Frames, targets: Sequence[Sequence[int]]) -> tuple[Tensor, 
     that silence is learned too.
     """
     assert frames.ctc_logits is not None
-    fits = [
-        len(target) + sum(a == b for a, b in itertools.pairwise(target)) <= length
-        for target, length in zip(targets, frames.lengths.tolist(), strict=True)
-    ]
+    lengths = frames.lengths.tolist()
+    fits = [_fits(target, length) for target, length in zip(targets, lengths, strict=True)]
     kept = [target if fit else [] for target, fit in zip(targets, fits, strict=True)]
     logits = frames.ctc_logits.float()
     losses = F.ctc_loss(
@@ -106,5 +104,14 @@ def ctc_loss(frames: Frames, targets: Sequence[Sequence[int]]) -> tuple[Tensor, 
         reduction="none",
     )
     weights = torch.tensor(fits, dtype=losses.dtype, device=losses.device)
-    count = sum(max(1, len(target)) for target, fit in zip(kept, fits, strict=True) if fit)
-    return (losses * weights).sum(), count
+    return (losses * weights).sum(), count_symbols(targets, lengths)
+
+
+def count_symbols(targets: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
+    """What :func:`ctc_loss` counts for targets on clips of so many frames, without the network."""
+    return sum(max(1, len(target)) for target, length in zip(targets, lengths, strict=True) if _fits(target, length))
+
+
+def _fits(target: Sequence[int], length: int) -> bool:
+    """Whether any path of so many frames can spell a target."""
+    return len(target) + sum(a == b for a, b in itertools.pairwise(target)) <= length

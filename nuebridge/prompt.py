@@ -71,10 +71,10 @@ def build_prompt(
     PromptError where a row is longer than the decoder's ``max_positions``.
     """
     rows = []
-    for row, fields in enumerate(values):
+    for row, (fields, count) in enumerate(zip(values, audio.lengths.tolist(), strict=True)):
         prefix, suffix = render(template, fields)
         before, after = (_embed(decoder, decoder.encode(text), audio.features) for text in (prefix, suffix))
-        rows.append(torch.cat([before, audio.features[row, : int(audio.lengths[row])], after]))
+        rows.append(torch.cat([before, audio.features[row, :count], after]))
     lengths = [len(row) for row in rows]
     # The last target is predicted, never read.
     known = inputs if inputs is not None else targets

@@ -6,8 +6,28 @@ Plain data, validated by pydantic; no torch here.
 from __future__ import annotations
 
 import string
+from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+
+def _at_home(value: Path) -> Path:
+    try:
+        return value.expanduser()
+    except RuntimeError:
+        raise ValueError(f"there is no home folder for the ~ of {str(value)!r}; write the path out") from None
+
+
+def _name_or_path(value: str) -> str:
+    return str(_at_home(Path(value))) if value.startswith("~") else value
+
+
+UserPath = Annotated[Path, AfterValidator(_at_home)]
+"""A path as a person writes it: ``~`` is the home folder; a relative one starts in the working directory."""
+
+NameOrPath = Annotated[str, AfterValidator(_name_or_path)]
+"""A name or such a path."""
 
 
 class Settings(BaseModel):
@@ -111,5 +131,6 @@ class LoraSettings(Settings):
     lora_alpha: float = Field(default=32.0, gt=0)
     """What they add is scaled by ``lora_alpha / r``."""
     lora_dropout: float = Field(default=0.05, ge=0, lt=1)
+    """Share of their inputs that is dropped at random in training."""
     target_modules: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Endings of the names of the linear layers that get them; null: the part's own choice."""

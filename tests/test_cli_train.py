@@ -145,17 +145,17 @@ def test_train_killed_and_resumed(
 
     def signalled(number: signal.Signals, at: int) -> subprocess.CompletedProcess[str]:
         """The command in a process of its own, which gets a signal within its step ``at``, counted from 0."""
-        arguments = ["train", "train.yaml", "--resume", "--registry", str(toy_registry_file)]
+        arguments = ["train", "train.yaml", "--resume", "auto", "--registry", str(toy_registry_file)]
         command = [sys.executable, "-c", SIGNALLED, number.name, str(at), *arguments]
         return subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True)
 
     stopped = signalled(signal.SIGTERM, 6)
     assert stopped.returncode == 75, stopped.stderr
-    assert "error: stopped at step 7 of 30; the same command with --resume goes on" in stopped.stderr
+    assert "error: stopped at step 7 of 30; the same command with --resume auto goes on" in stopped.stderr
     assert "train step 7/30" in stopped.stderr and "Traceback" not in stopped.stderr
     killed = signalled(signal.SIGKILL, 17)
     assert killed.returncode == -signal.SIGKILL and "resuming from step 7" in killed.stderr
-    status, out, err = call("train", "train.yaml", "--resume")
+    status, out, err = call("train", "train.yaml", "--resume", "auto")
     assert status == 0 and out == "trained integration: run/final\n"
 
     assert call("train", "train.yaml", "--set", "output=whole")[0] == 0
@@ -170,4 +170,4 @@ def test_train_killed_and_resumed(
     assert weights[0] == weights[1]
 
     status, _, err = call("train", "train.yaml")
-    assert status == 2 and "run holds a run already; pass --resume" in err
+    assert status == 2 and "run holds a run already; pass --resume auto" in err

@@ -6,12 +6,8 @@ configuration.md from the pydantic models of registry files and training files.
 
 from __future__ import annotations
 
-import ast
-import inspect
 import os
-import re
 import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
@@ -19,6 +15,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
+
+from nuebridge.config.keys import key_texts, models_in, prose, yaml_value
 
 HERE = Path(__file__).parent
 WRITTEN_BY = "<!-- Written by docs/reference/generate.py (make docs); edit the code it reads, not this page. -->\n"
@@ -79,25 +77,6 @@ def cli_page() -> str:
     return "\n".join(lines)
 
 
-def field_texts(model: type[BaseModel]) -> dict[str, str]:
-    """The strings that stand under a model's fields, by field, those of its bases included."""
-    texts: dict[str, str] = {}
-    for base in reversed(model.__mro__):
-        if not issubclass(base, BaseModel) or base is BaseModel:
-            continue
-        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
-        assert isinstance(body, ast.ClassDef)
-        for statement, following in zip(body.body, body.body[1:], strict=False):
-            if (
-                isinstance(statement, ast.AnnAssign)
-                and isinstance(statement.target, ast.Name)
-                and isinstance(following, ast.Expr)
-                and isinstance(following.value, ast.Constant)
-            ):
-                texts[statement.target.id] = inspect.cleandoc(str(following.value.value))
-    return texts
-
-
 WORDS = {
     str: "text",
     int: "integer",
@@ -109,14 +88,6 @@ WORDS = {
 }
 
 
-def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The models that an annotation mentions."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from models_in(argument)
-
-
 def type_name(annotation: Any) -> str:
     """A type in the words of somebody who writes YAML; models are links to their table."""
     origin, arguments = get_origin(annotation), get_args(annotation)
@@ -125,7 +96,7 @@ def type_name(annotation: Any) -> str:
     if origin in (Union, UnionType):
         return " or ".join(map(type_name, arguments))
     if origin is Literal:
-        return " or ".join(f"`{plain(value)}`" for value in arguments)
+        return " or ".join(f"`{yaml_value(value)}`" for value in arguments)
     if origin is tuple and arguments[1:] != (...,):
         return f"[{', '.join(map(type_name, arguments))}]"
     if origin in (tuple, list):
@@ -139,14 +110,9 @@ def type_name(annotation: Any) -> str:
     raise TypeError(f"no words for {annotation!r}: add them here")
 
 
-def prose(docstring: str) -> str:
-    """A docstring as Markdown."""
-    return re.sub(r":\w+:`~?([^`]+)`", r"`\1`", inspect.cleandoc(docstring)).replace("``", "`")
-
-
 def model_section(model: type[BaseModel], top: bool) -> str:
     """A heading, the docstring and a table of keys."""
-    texts = field_texts(model)
+    texts = key_texts(model)
     title = "Top level" if top else model.__name__
     lines = [f"### {title}\n", prose(model.__doc__ or "") + "\n"]
     lines += ["| key | type | default | |", "|---|---|---|---|"]
@@ -155,20 +121,9 @@ def model_section(model: type[BaseModel], top: bool) -> str:
             default = "required"
         else:
             value = field.get_default(call_default_factory=True)
-            default = "" if value is PydanticUndefined or isinstance(value, BaseModel) else f"`{plain(value)}`"
+            default = "" if value is PydanticUndefined or isinstance(value, BaseModel) else f"`{yaml_value(value)}`"
         lines.append(f"| `{name}` | {type_name(field.annotation)} | {default} | {cell(prose(texts.get(name, '')))} |")
     return "\n".join(lines) + "\n"
-
-
-def plain(value: Any) -> str:
-    """A default as YAML spells it."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(plain, value))}]"
-    return str(value) if value != "" else '""'
 
 
 def with_parts(top: type[BaseModel], seen: set[type[BaseModel]]) -> Iterator[type[BaseModel]]:

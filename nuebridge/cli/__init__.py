@@ -17,7 +17,8 @@ from typing import Annotated
 
 import typer
 
-from nuebridge.cli import _plugins, _registry
+from nuebridge.cli import _adapters, _bench, _data, _plugins, _registry
+from nuebridge.cli._adapt import adapt
 from nuebridge.cli._compose import compose
 from nuebridge.cli._context import CliContext
 from nuebridge.cli._group import Verbs
@@ -38,6 +39,10 @@ app = typer.Typer(
 app.command()(transcribe)
 app.command()(compose)
 app.command()(train)
+app.command()(adapt)
+app.add_typer(_bench.verbs, name="bench")
+app.add_typer(_data.verbs, name="data")
+app.add_typer(_adapters.verbs, name="adapters")
 app.add_typer(_plugins.verbs, name="plugins")
 app.add_typer(_registry.verbs, name="registry")
 

@@ -34,6 +34,7 @@ def compose(
     from nuebridge.compose import default_prompt
     from nuebridge.config import validate
     from nuebridge.settings import PromptTemplate
+    from nuebridge.train.starter import FILE_NAME, starting_configuration, write_starting_configuration
 
     # Both are known to be right before the parts are loaded, which may take minutes.
     check_target(output)
@@ -57,4 +58,10 @@ def compose(
     for name, part in integration.parts.items():
         count = sum(parameter.numel() for parameter in part.parameters())
         typer.echo(f"{name:9} {integration.part_info[name].component:16} {count / 1e6:10.2f} M parameters")
+    file = output / FILE_NAME
+    text = starting_configuration(
+        str(output), ctc_head=integration.ctc_head is not None, needs_ctc=integration.bridge.needs_ctc, file=str(file)
+    )
+    write_starting_configuration(file, text)
     typer.echo(f"written to {output}")
+    typer.echo(f"to train it: set data.train in {file}, then run `nuebridge train {file} --check`")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
+from nuebridge.cli._adapters import Adapters, AdapterWeights, parse_adapters, parse_weights, use_adapters
 from nuebridge.cli._context import CliContext, RegistryFiles, warn
 from nuebridge.errors import ConfigError
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from nuebridge.contracts import RecognitionOptions, Recognizer
     from nuebridge.data import Utterance
+    from nuebridge.model import Integration
 
     Input = Path | Utterance
 
@@ -49,6 +51,8 @@ def transcribe(
     model: Annotated[
         str | None, typer.Option(help="Integration: registry name, folder or hub id [default: the embedded one].")
     ] = None,
+    adapter: Adapters = None,
+    adapter_weight: AdapterWeights = None,
     format: Annotated[Format, typer.Option(help="What to write for each recording.")] = Format.txt,
     output_dir: Annotated[
         Path | None, typer.Option(help="Write NAME.FORMAT for each recording into this folder.")
@@ -75,11 +79,13 @@ def transcribe(
     try:
         inputs = _inputs(files or [], data)
         targets = _targets(inputs, format, output_dir)
+        adapters, weights = parse_adapters(adapter), parse_weights(adapter_weight)
         # torch comes in here, once the command line is known to be right.
         from nuebridge.contracts import RecognitionOptions
 
         options = RecognitionOptions(beam_size, max_new_tokens, language=language, task=task, context=context)
         recognizer = _load(ctx.ensure_object(CliContext), model, registry, device, dtype)
+        use_adapters(recognizer, adapters, weights)
         status = run(recognizer, inputs, options, format=format, targets=targets, batch_size=batch_size)
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
@@ -204,7 +210,7 @@ def _write(target: Path, document: str) -> None:
 
 def _load(
     context: CliContext, model: str | None, registry: Sequence[Path] | None, device: str, dtype: str | None
-) -> Recognizer:
+) -> Integration:
     """The integration that is named, or the default one. Raises ConfigError where there is none."""
     from nuebridge.checkpoint import load
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,6 +87,39 @@ class Document:
                 problems += self.explain(error, model)
         problems.sort(key=lambda problem: problem.line or 0)
         return (None, problems) if problems else (value, problems)
+
+    def check_rest(self, model: type[M]) -> M | None:
+        """What is right of a faulty document as a ``model``, for further checks; None where that is no whole.
+
+        Values that are wrong and keys that are unknown are taken for not written.
+        """
+        from pydantic import ValidationError
+
+        rest = Document(self.name, copy.deepcopy(self.data))
+        while True:
+            try:
+                return model.model_validate(rest.data)
+            except ValidationError as error:
+                wrong = {rest._inside((), details) for details in error.errors(include_url=False)}
+            dropped = [rest._drop(location) for location in wrong]
+            if not any(dropped):
+                return None
+
+    def _drop(self, location: Location) -> bool:
+        """Takes out a value, or the nearest key around it; False where there is none."""
+        here: Any = self.data
+        keys: list[tuple[dict[str, Any], str]] = []
+        for step in location:
+            if isinstance(here, dict) and step in here:
+                keys.append((here, str(step)))
+            elif not (isinstance(here, list) and isinstance(step, int) and step < len(here)):
+                break
+            here = here[step]
+        if not keys:
+            return False
+        holder, key = keys[-1]
+        del holder[key]
+        return True
 
     def line(self, location: Location) -> int | None:
         """The line of a location, or of the nearest thing around it."""

@@ -10,34 +10,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from nuebridge.settings import LoraSettings, Settings
+from nuebridge.data.augmentation import AugmentationSettings
+from nuebridge.data.sources import SourceConfig
+from nuebridge.data.text import TextNormalizer
+from nuebridge.settings import LoraSettings, NameOrPath, Settings, UserPath
+from nuebridge.train.masking import SpecAugmentSettings
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-
-
-class SourceConfig(Settings):
-    """Where utterances come from."""
-
-    path: str = Field(min_length=1)
-    """A manifest, tar shards (``shards-{000..099}.tar``), a folder of Arrow or Parquet files, or a data set's hub id."""
-    kind: Literal["manifest", "tar", "dataset"] | None = None
-    """null: told from the path."""
-    weight: float = Field(default=1.0, gt=0)
-    """How often an epoch takes each utterance: 2 is twice; 0.5 is a half of them, drawn anew every epoch."""
-    subset: str | None = None
-    """Data sets: the name of the configuration."""
-    split: str = "train"
-    """Data sets: the split."""
-    streaming: bool = False
-    """Data sets: read on without downloading the whole; the order is then shuffled within windows only."""
-    columns: dict[str, str] = Field(default_factory=dict)
-    """Data sets and shards: our field to theirs, such as ``{text: sentence}``."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _path_alone(cls, value: Any) -> Any:
-        """A path alone stands for a source of that path."""
-        return {"path": str(value)} if isinstance(value, str | Path) else value
 
 
 class DataConfig(Settings):
@@ -57,14 +36,16 @@ class DataConfig(Settings):
     """Utterances with more text are left out, counted and reported."""
     max_characters_per_second: float | None = Field(default=None, gt=0)
     """Utterances whose text cannot be what was said in their time are left out, counted and reported."""
-    text_normalizer: str = "none"
-    """What is done to texts before they are learned: none, lower, basic, nfkc and others; saved in the checkpoint."""
+    text_normalizer: TextNormalizer = "none"
+    """What is done to texts before they are filtered and learned; saved in the checkpoint."""
     batch_seconds: float = Field(default=40.0, gt=0)
     """Audio seconds of a batch over all ranks, padding included; a longer utterance is a batch of its own."""
     batch_tokens: int | None = Field(default=None, ge=1)
     """Decoder positions of a batch over all ranks (prompt, audio and text), padding included; null: no limit."""
     device_batch_seconds: float | None = Field(default=None, gt=0)
     """Audio seconds that a device computes at once; a larger share is cut up and its gradients are added. null: all."""
+    augmentation: AugmentationSettings = AugmentationSettings()
+    """What is done to waveforms, drawn anew for every utterance in every epoch."""
     workers: int = Field(default=1, ge=1)
     """Threads that read audio ahead of the training step."""
     max_unreadable: int = Field(default=10, ge=0)
@@ -101,9 +82,13 @@ class PartsConfig(Settings):
     """Per part: what is trained and how fast."""
 
     encoder: PartConfig = PartConfig(train=False)
+    """Speech to frames; frozen unless the file says otherwise."""
     ctc_head: PartConfig = PartConfig()
+    """Frames to symbols, where the integration has one."""
     bridge: PartConfig = PartConfig()
+    """Frames to positions that the decoder reads."""
     decoder: PartConfig = PartConfig(train=False)
+    """The language model; frozen unless the file says otherwise."""
 
     @field_validator("encoder", "decoder", mode="before")
     @classmethod
@@ -117,7 +102,7 @@ class PartsConfig(Settings):
     def _lora_where_it_serves(self) -> Self:
         for name in ("ctc_head", "bridge"):
             if getattr(self, name).lora is not None:
-                raise ValueError(f"{name}.lora: the {name} is small and is trained whole; use LoRA on encoder or decoder")
+                raise ValueError(f"{name}.lora: this part is small and is trained whole; use LoRA on encoder or decoder")
         for name in ("encoder", "decoder"):
             if getattr(self, name).lora is not None and getattr(self, name).train is True:
                 raise ValueError(f"{name}: all of it is trained already; set {name}.train to false or drop {name}.lora")
@@ -138,6 +123,7 @@ class LossConfig(Settings):
     kl: float = Field(default=0.0, ge=0)
     """Weight of the divergence KL(start || model) of the next token: holds the model near what it started from."""
     label_smoothing: Fraction = 0.0
+    """Share of each target that is spread evenly over the vocabulary (next-token loss)."""
     token_replacement: Fraction = 0.0
     """Share of the tokens the decoder reads (not of those it learns) that are replaced by random ones."""
 
@@ -158,10 +144,13 @@ class OptimizerConfig(Settings):
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101)."""
 
     betas: tuple[Fraction, Fraction] = (0.9, 0.98)
+    """How much of the running means of gradient and squared gradient every step keeps."""
     weight_decay: float = Field(default=0.01, ge=0)
-    """Not applied to biases and norms."""
+    """Share by which weights shrink at a learning rate of 1; not applied to biases and norms."""
     epsilon: float = Field(default=1e-8, gt=0)
+    """Keeps the division by the root of the squared gradient finite."""
     max_gradient_norm: float = Field(default=1.0, gt=0)
+    """Gradients whose norm is larger are scaled down to it."""
 
 
 class ScheduleConfig(Settings):
@@ -170,7 +159,9 @@ class ScheduleConfig(Settings):
     steps: int = Field(ge=1)
     """Optimiser steps of the whole run, or of the stage."""
     warmup_steps: int = Field(default=0, ge=0)
+    """Steps in which the learning rates rise to their peak."""
     shape: Literal["cosine", "linear", "constant"] = "cosine"
+    """How they fall after that."""
     final_factor: float = Field(default=0.05, ge=0, le=1)
     """What is left of the peak rate at the last step."""
 
@@ -193,9 +184,11 @@ class ValidationConfig(Settings):
     """How the run is watched."""
 
     every_steps: int = Field(default=1000, ge=1)
+    """Steps from one validation to the next; there is one at the end of every stage, too."""
     max_utterances: int | None = Field(default=200, ge=1)
     """The first so many of the source; null: all."""
     batch_size: int = Field(default=8, ge=1)
+    """Utterances that are transcribed at once."""
     samples: int = Field(default=3, ge=0)
     """Hypotheses printed beside their references."""
     audio_gain: bool = True
@@ -206,6 +199,7 @@ class CheckpointConfig(Settings):
     """What is kept of a run."""
 
     every_steps: int = Field(default=500, ge=1)
+    """Steps from one training checkpoint to the next."""
     keep: int = Field(default=2, ge=1)
     """The last so many training checkpoints."""
     best: Literal["wer", "cer", "ctc_cer"] | None = "wer"
@@ -234,7 +228,7 @@ class CacheConfig(Settings):
 
     max_gigabytes: float = Field(default=50.0, gt=0)
     """A run whose cache would be larger does not start, and says how large it would be."""
-    folder: Path | None = None
+    folder: UserPath | None = None
     """Where; runs with the same encoder may share it. null: ``cache`` in the run's folder."""
 
 
@@ -242,9 +236,13 @@ class StageConfig(Settings):
     """One of several trainings in a row; what it does not say, the run says."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    """For log lines: small letters, digits and hyphens."""
     schedule: ScheduleConfig
+    """Its steps and learning rates."""
     parts: PartsConfig | None = None
+    """What is trained in it."""
     losses: LossConfig | None = None
+    """What is minimised in it."""
     max_audio_seconds: float | None = Field(default=None, gt=0)
     """As in ``data``."""
     batch_seconds: float | None = Field(default=None, gt=0)
@@ -254,9 +252,9 @@ class StageConfig(Settings):
 class TrainConfig(Settings):
     """A training run."""
 
-    model: str = Field(min_length=1)
+    model: NameOrPath = Field(min_length=1)
     """The integration to start from: a registry name, a folder or a hub id."""
-    output: Path
+    output: UserPath
     """Folder of the run: checkpoints, metrics, and the trained integration in ``final``."""
     data: DataConfig
     schedule: ScheduleConfig | None = None
@@ -265,6 +263,8 @@ class TrainConfig(Settings):
     losses: LossConfig = LossConfig()
     stages: tuple[StageConfig, ...] = ()
     """Trainings in a row, such as bridge, then LoRA, then all; each with an optimiser and a schedule of its own."""
+    spec_augment: SpecAugmentSettings = SpecAugmentSettings()
+    """Masks on encoder frames."""
     optimizer: OptimizerConfig = OptimizerConfig()
     validation: ValidationConfig = ValidationConfig()
     checkpoints: CheckpointConfig = CheckpointConfig()
@@ -277,12 +277,15 @@ class TrainConfig(Settings):
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 computes under autocast; weights and optimiser stay float32."""
     device: str = "cpu"
-    seed: int = Field(default=0, ge=0)
+    """What computes: cpu, cuda, cuda:1 and so on; started by torchrun, every process takes one of its own."""
+    seed: int = Field(default=0, ge=0, le=2**32 - 1)
+    """Decides the order of the data and everything that is drawn at random."""
     log_every_steps: int = Field(default=50, ge=1)
+    """Steps from one line of figures to the next."""
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Where figures go beside ``metrics.jsonl``; each is a package to be installed."""
     stop_after_minutes: float | None = Field(default=None, gt=0)
-    """Saves and leaves with exit status 75 after so long; the same command with --resume goes on."""
+    """Saves and leaves with exit status 75 after so long; the same command with --resume auto goes on."""
 
     @model_validator(mode="after")
     def _schedule_or_stages(self) -> Self:
@@ -292,6 +295,14 @@ class TrainConfig(Settings):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two stages are named {name!r}")
+        if self.cache_frozen:
+            if self.data.augmentation.is_on:
+                raise ValueError(
+                    "cache_frozen keeps frames of audio that does not change, but data.augmentation changes it; "
+                    "leave one of them out (spec_augment goes with both)"
+                )
+            if all(stage.config.parts.encoder.is_trained for stage in self.unrolled()):
+                raise ValueError("cache_frozen needs a frozen encoder, but parts.encoder is trained")
         for stage in self.unrolled():
             for name, part in stage.config.parts:
                 if part.is_trained and part.from_step >= stage.schedule.steps:

@@ -2,20 +2,19 @@
 
 checkpoints/step-00000500/integration/   what nuebridge.load opens
                           state.pt       optimiser, random states (tensors and numbers only)
-                          run.json       step, position in the data, totals
+                          run.json       progress, configuration, and the hash of every other file
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
+import hashlib
 import logging
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,206 +22,186 @@ from torch import Tensor
 from nuebridge.checkpoint import save
 from nuebridge.errors import CheckpointError, TrainingError
 from nuebridge.model import Integration
-from nuebridge.tensors import flush, flush_folder, read_json, write_json, write_text
-from nuebridge.train.batches import ALONE, Position
-from nuebridge.train.ranks import Ranks
+from nuebridge.tensors import read_json, write_json
+from nuebridge.train.placing import aside, discard, give_up, put_in_place
+from nuebridge.train.progress import Progress
+from nuebridge.train.randomness import random_states, set_random_state
+from nuebridge.train.ranks import ALONE, Ranks
 
 log = logging.getLogger(__name__)
 
-_FILES = ("run.json", "state.pt", "integration/config.json")
-_NAME = re.compile(r"step-(\d{8})")
-
-
-@dataclass
-class Progress:
-    """How far a run has come."""
-
-    step: int = 0
-    """Steps of the stage that are done."""
-    position: Position = field(default_factory=Position)
-    audio_seconds: float = 0.0
-    """Audio trained on, padding not counted."""
-    minutes: float = 0.0
-    """Time spent in training steps and validation, over all sittings."""
-    stage: int = 0
-    """Which of the run's stages, from 0."""
-    earlier_steps: int = 0
-    """Steps of the stages before it."""
-
-    @property
-    def total_step(self) -> int:
-        """Steps of the whole run that are done."""
-        return self.earlier_steps + self.step
-
-    def advance(self, position: Position, audio_seconds: float) -> None:
-        """One more step is done; training goes on at ``position``."""
-        self.step += 1
-        self.position = position
-        self.audio_seconds += audio_seconds
-
-    def begin_stage(self, number: int) -> None:
-        """The stage before it is done; the data begin anew."""
-        self.stage, self.earlier_steps, self.step, self.position = number, self.total_step, 0, Position()
+_RUN, _STATE = "run.json", "state.pt"
+_FILES = (_RUN, _STATE, "integration/config.json")
+_NAME = re.compile(r"step-(\d{8,})")
 
 
 def save_checkpoint(
     folder: Path,
     integration: Integration,
-    optimizer: torch.optim.Optimizer,
+    optimizer_state: Mapping[str, Any],
     progress: Progress,
     keep: int,
     ranks: Ranks = ALONE,
+    *,
+    weights: Literal["all", "trained"] = "all",
+    configuration: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes a checkpoint aside, flushes it to the disk, renames it into place, and drops the oldest.
 
-    Every rank must call it: the main one writes, with the random states of all.
+    Every rank must call it: the main one writes, with the random states of all. ``optimizer_state``
+    holds full tensors, and so must ``integration`` on the main rank. Raises CheckpointError where it
+    cannot be written, and on the other ranks TrainingError; the checkpoints before it are untouched.
     """
     target = folder / f"step-{progress.total_step:08d}"
-    random = random_states(ranks)
-    if ranks.is_main:
-        _write(folder, target, integration, optimizer, progress, keep, random)
-    ranks.wait()
+    state = {"optimizer": dict(optimizer_state), "random": random_states(ranks)}
+    run = {"progress": progress.saved(), "configuration": configuration}
+    with written_by_main(ranks, target):
+        if ranks.is_main:
+            _write(target, integration, state, weights, run)
+            for _, old in checkpoints(folder)[:-keep]:
+                discard(old)
     return target
 
 
+@contextmanager
+def written_by_main(ranks: Ranks, target: Path) -> Iterator[None]:
+    """Every rank leaves the block when the main one has written ``target`` in it; where it cannot, all raise."""
+    failure: CheckpointError | None = None
+    try:
+        yield
+    except CheckpointError as error:
+        failure = error
+    failed = ranks.sum_numbers({"failed": float(failure is not None)})["failed"] > 0
+    if failure is not None:
+        raise failure
+    if failed:
+        raise TrainingError(f"the main process cannot save {target}, and says why")
+
+
 def _write(
-    folder: Path,
     target: Path,
     integration: Integration,
-    optimizer: torch.optim.Optimizer,
-    progress: Progress,
-    keep: int,
-    random: list[dict[str, Tensor]],
+    state: Mapping[str, Any],
+    weights: Literal["all", "trained"],
+    run: Mapping[str, Any],
 ) -> None:
-    aside = folder / f".{target.name}.tmp"
+    written: Path | None = None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(".step-*"):  # of a process that was killed while it saved
-            shutil.rmtree(leftover)
-        aside.mkdir()
-        save(integration, aside / "integration")
-        torch.save({"optimizer": optimizer.state_dict(), "random": random}, aside / "state.pt")
-        write_json(aside / "run.json", asdict(progress))
-        flush_folder(aside)
-        _remove(target)
-        aside.rename(target)
-        flush(folder)
-        for _, old in checkpoints(folder)[:-keep]:
-            _remove(old)
-    except (OSError, RuntimeError) as error:  # torch.save raises the latter where the disk is full
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"cannot save {target}: {reason}; the checkpoints before it are untouched") from error
+        written = aside(target)
+        written.mkdir()
+        save(integration, written / "integration", weights=weights)
+        # Through Python's own file, which says of a full disk that it is full.
+        with (written / _STATE).open("wb") as stream:
+            torch.save(dict(state), stream)
+        files = {str(file.relative_to(written)): _hash(file) for file in sorted(written.rglob("*")) if file.is_file()}
+        write_json(written / _RUN, {**run, "files": files})
+        put_in_place(written, target)
+    except (OSError, RuntimeError, CheckpointError) as error:  # torch.save may make the second of the first
+        if written is not None:
+            give_up(written)
+        raise CheckpointError(
+            f"cannot save {target}: {reason_of(error)}; the checkpoints before it are whole"
+        ) from error
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """The complete checkpoints of a run with their steps, oldest first; others are warned about."""
-    complete = []
-    for path in sorted(folder.glob("step-*")):
-        match = _NAME.fullmatch(path.name)
-        missing = [name for name in _FILES if not (path / name).is_file()]
-        if match and not missing:
-            complete.append((int(match[1]), path))
-        else:
-            lacking = ", ".join(missing) or "a step in its name"
-            log.warning("%s is not a whole checkpoint and is left out: it lacks %s", path, lacking)
-    return sorted(complete)
+    """The checkpoints of a run with their steps, oldest first; whether they are whole is not looked at."""
+    return sorted((int(match[1]), path) for path in folder.glob("step-*") if (match := _NAME.fullmatch(path.name)))
 
 
-def read_progress(checkpoint: Path) -> Progress:
-    """How far the run was. Raises CheckpointError."""
-    data = read_json(checkpoint / "run.json")
-    try:
-        return Progress(**{**data, "position": Position(**data["position"])})
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{checkpoint / 'run.json'} is damaged ({type(error).__name__}: {error}); {_go_back(checkpoint)}"
-        ) from error
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that was found whole."""
+
+    folder: Path
+    progress: Progress
+    configuration: dict[str, Any] | None
+    """The training configuration it was written under, as JSON holds it."""
 
 
-def restore(checkpoint: Path, optimizer: torch.optim.Optimizer, ranks: Ranks = ALONE) -> None:
-    """Puts the optimiser and this rank's random states back; learning rates and the like stay as configured now.
+def newest_checkpoint(folder: Path) -> Saved | None:
+    """The newest checkpoint of a run, every file of it checked; None where there is none.
 
-    Raises CheckpointError, and TrainingError where other parameters were trained.
+    Nothing older is taken in its place unasked. Raises CheckpointError where it is damaged,
+    saying which older one is whole and how to go on from that.
     """
+    damaged: list[tuple[Path, str]] = []
+    for _, path in reversed(checkpoints(folder)):
+        try:
+            saved = read_checkpoint(path)
+        except CheckpointError as error:
+            damaged.append((path, str(error)))
+            continue
+        if not damaged:
+            return saved
+        raise CheckpointError(f"{damaged[0][1]}; {path} is whole: {_to_go_back(damaged)}, then resume from it")
+    if damaged:
+        raise CheckpointError(
+            f"{damaged[0][1]}; no checkpoint in {folder} is whole: copy them again, or choose another output"
+        )
+    return None
+
+
+def read_checkpoint(checkpoint: Path) -> Saved:
+    """How far a run was, every file of the checkpoint checked. Raises CheckpointError where it is damaged."""
+    missing = [name for name in _FILES if not (checkpoint / name).is_file()]
+    if missing:
+        raise CheckpointError(f"{checkpoint} is damaged: it lacks {', '.join(missing)}")
+    data = read_json(checkpoint / _RUN)
     try:
-        state = torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
-        saved, random = state["optimizer"], state["random"]
+        progress, files, configuration = Progress.from_saved(data["progress"]), data["files"], data["configuration"]
+        for name, expected in files.items():
+            if _hash(checkpoint / name) != expected:
+                raise CheckpointError(f"{checkpoint} is damaged: {name} is not what was written")
+    except (AttributeError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{checkpoint / _RUN} is damaged, or of another release ({type(error).__name__}: {error})"
+        ) from error
+    except OSError as error:
+        raise CheckpointError(f"{checkpoint} is damaged: {error.filename}: {error.strerror}") from error
+    return Saved(checkpoint, progress, configuration)
+
+
+def restore(checkpoint: Path, ranks: Ranks = ALONE) -> dict[str, Any]:
+    """Puts this rank's random states back and returns the optimiser's state. Raises CheckpointError."""
+    file = checkpoint / _STATE
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        optimizer: dict[str, Any] = state["optimizer"]
+        random: list[dict[str, Tensor]] = state["random"]
+        if len(random) == ranks.count:
+            set_random_state(random[ranks.rank])
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise CheckpointError(f"{checkpoint / 'state.pt'} cannot be read ({reason}); {_go_back(checkpoint)}") from error
-    configured = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-    try:
-        optimizer.load_state_dict(saved)
-    except ValueError as error:
-        raise TrainingError(
-            f"{checkpoint} was written while other parameters were trained ({error}); "
-            "resume with the parts.*.train it had, or start a new run from its integration"
+        raise CheckpointError(
+            f"{file} cannot be read ({reason}); {_to_go_back([(checkpoint, '')])} to resume from the one before it"
         ) from error
-    for group, settings in zip(optimizer.param_groups, configured, strict=True):
-        group.update(settings)
-    if len(random) == ranks.count:
-        set_random_state(random[ranks.rank])
-    else:
+    if len(random) != ranks.count:
         log.warning(
             "%s was written by %d ranks and is resumed by %d: dropout will draw differently",
             checkpoint,
             len(random),
             ranks.count,
         )
+    return optimizer
 
 
-def keep_metrics(file: Path, step: int) -> None:
-    """Drops what a run logged after the checkpoint it goes on from: it will be logged again."""
-    if not file.is_file():
-        return
-    kept = []
-    for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
-        # Only the last line can be cut short, where the process was killed while writing it.
-        if line.endswith("\n") and json.loads(line)["step"] <= step:
-            kept.append(line)
-    write_text(file, "".join(kept))
+def _to_go_back(damaged: list[tuple[Path, str]]) -> str:
+    """What to do to leave checkpoints out: nothing is removed that might yet be mended."""
+    moves = [f"mv {path} {path.with_name('damaged-' + path.name)}" for path, _ in damaged]
+    return f"move {'it' if len(moves) == 1 else 'them'} away ({' && '.join(moves)})"
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds the folder of a run; the system lets go of it when the process ends, however it ends.
-
-    Raises TrainingError where another process holds it or it cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        stream = (folder / ".lock").open("w")
-    except OSError as error:
-        raise TrainingError(f"cannot write to {folder}: {error.strerror}; choose another output") from error
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TrainingError(f"another process is training in {folder}; stop it or choose another output") from None
-        yield
+def reason_of(error: BaseException) -> str:
+    """What the system said at the bottom of an error, without names of files that were there for the moment."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, OSError) and link.strerror:
+            return link.strerror
+        last, link = link, link.__cause__ or link.__context__
+    return " ".join(str(last).split())
 
 
-def random_states(ranks: Ranks = ALONE) -> list[dict[str, Tensor]]:
-    """The states of torch's generators, by rank."""
-    states = [{"cpu": state} for state in ranks.gather(torch.get_rng_state())]
-    if torch.cuda.is_available():
-        for state, on_device in zip(states, ranks.gather(torch.cuda.get_rng_state()), strict=True):
-            state["cuda"] = on_device
-    return states
-
-
-def set_random_state(state: Mapping[str, Tensor]) -> None:
-    """Puts back what :func:`random_states` gave for a rank."""
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
-
-
-def _go_back(checkpoint: Path) -> str:
-    return f"remove {checkpoint} to resume from the checkpoint before it"
-
-
-def _remove(checkpoint: Path) -> None:
-    """Removes a checkpoint such that it is never seen in part."""
-    if checkpoint.exists():
-        shutil.rmtree(checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}.old")))
+def _hash(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""How well an integration does on a validation manifest: error rates and a few samples to look at."""
+"""How well an integration does on a validation manifest: error rates, losses, and a few samples to look at."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from nuebridge.data import Utterance
 from nuebridge.errors import AudioError, DataError
 from nuebridge.metrics import basic_normalize, character_errors, word_errors
 from nuebridge.model import Integration
+from nuebridge.train.gain import TeacherForced, measure
 from nuebridge.transcribe import transcribe
 
 
@@ -20,7 +21,7 @@ from nuebridge.transcribe import transcribe
 class ValidationResult:
     """Error rates over all utterances, from sums, texts compared in basic normalisation.
 
-    A rate is None where it does not apply: no text written, no CTC head, nothing but empty references.
+    A figure is None where it does not apply: no text written, no CTC head, nothing but empty references.
     """
 
     wer: float | None
@@ -28,26 +29,52 @@ class ValidationResult:
     ctc_cer: float | None
     samples: tuple[tuple[str, str], ...]
     """Reference and hypothesis of the first utterances."""
+    loss: float | None = None
+    """Of the reference texts, word for word, in nats a token."""
+    audio_gain: float | None = None
+    """By how much the right audio lowers that loss against another clip's; see :mod:`nuebridge.train.gain`."""
+    left_out: int = 0
+    """Utterances without a loss: too short, or too long to be read at once."""
+
+    @property
+    def figures(self) -> dict[str, float | None]:
+        """What is reported."""
+        names = ("wer", "cer", "ctc_cer", "loss", "audio_gain")
+        return {name: getattr(self, name) for name in names}
 
 
 def validate(
-    integration: Integration, utterances: Sequence[Utterance], *, batch_size: int, samples: int, text: bool
+    integration: Integration,
+    utterances: Sequence[Utterance],
+    *,
+    batch_size: int,
+    samples: int,
+    text: bool,
+    audio_gain: bool = True,
+    seed: int = 0,
 ) -> ValidationResult:
-    """Greedy error rates; ``text`` False scores the CTC head alone. Leaves the model in eval mode.
+    """Greedy error rates, the loss and the audio gain; ``text`` False scores the CTC head alone.
 
     Texts are those that transcribing gives: long recordings are cut, and one too short to hear
-    counts as nothing heard. Raises DataError naming an utterance that cannot be read or recognised.
+    counts as nothing heard. ``seed`` decides which clips swap their audio for the gain. Leaves the model
+    in eval mode. Raises DataError naming an utterance that cannot be read or recognised.
     """
     integration.eval()
-    references = [basic_normalize(utterance.text or "") for utterance in utterances]
+    references = [basic_normalize(utterance.target or "") for utterance in utterances]
     written = _written(integration, utterances, batch_size) if text else None
     spelled = _spelled(integration, utterances, batch_size) if integration.ctc_head is not None else None
+    forced = TeacherForced(None, None, 0)
+    if text:
+        forced = measure(integration, utterances, batch_size=batch_size, seed=seed, audio_gain=audio_gain)
     shown = next((texts for texts in (written, spelled) if texts is not None), [])
     return ValidationResult(
         None if written is None else _rate(word_errors(references, _normalized(written)).rate),
         None if written is None else _rate(character_errors(references, _normalized(written)).rate),
         None if spelled is None else _rate(character_errors(references, _normalized(spelled)).rate),
-        tuple((u.text or "", heard) for u, heard in zip(utterances[:samples], shown[:samples], strict=False)),
+        tuple((u.target or "", heard) for u, heard in zip(utterances[:samples], shown[:samples], strict=False)),
+        forced.loss,
+        forced.audio_gain,
+        forced.left_out,
     )
 
 

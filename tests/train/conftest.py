@@ -9,14 +9,17 @@ from typing import Any
 import pytest
 
 from nuebridge.checkpoint import save
+from nuebridge.cli import main
 from nuebridge.compose import Workshop, compose_entry
 from nuebridge.config import validate
 from nuebridge.train.config import TrainConfig
+from nuebridge.train.folder import Resume
 from nuebridge.train.loop import train
 from tests.tones import write_corpus
 
 Configure = Callable[..., TrainConfig]
 Run = Callable[..., Path]
+Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="session")
@@ -65,9 +68,31 @@ def configure(corpus: Path, start: Path, tmp_path: Path) -> Configure:
 def run(configure: Configure, toy_workshop: Workshop) -> Run:
     """Trains with a changed configuration; returns the output folder."""
 
-    def run(*, resume: bool = False, **changes: Any) -> Path:
+    def run(*, resume: Resume = "never", **changes: Any) -> Path:
         config = configure(**changes)
         assert train(config, toy_workshop, resume=resume) == config.output / "final"
         return config.output
 
     return run
+
+
+@pytest.fixture
+def command(
+    toy_site: Path,
+    toy_registry_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Command:
+    """Runs the command line in this process and in ``tmp_path``: exit status, standard output, standard error."""
+    monkeypatch.syspath_prepend(str(toy_site))
+    monkeypatch.setenv("NUEBRIDGE_CONFIG_DIR", "/nowhere")
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as left:
+            main([*arguments, "--registry", str(toy_registry_file)])
+        said = capsys.readouterr()
+        return int(left.value.code or 0), said.out, said.err
+
+    return command

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import jiwer
@@ -10,6 +11,7 @@ from nuebridge.data import Utterance, read_manifest
 from nuebridge.errors import DataError
 from nuebridge.metrics import basic_normalize
 from nuebridge.model import Integration
+from nuebridge.train.gain import measure
 from nuebridge.train.validation import validate
 
 BATCH = {"batch_size": 5, "samples": 2}
@@ -47,6 +49,7 @@ def test_the_ctc_head_alone(chatty: Integration, corpus: Path, monkeypatch: pyte
     monkeypatch.setattr(chatty.decoder, "generate", lambda *_: pytest.fail("ran"))
     result = validate(chatty, read_manifest(corpus), text=False, **BATCH)
     assert result.wer is None and result.cer is None and result.ctc_cer is not None and len(result.samples) == 2
+    assert result.loss is None and result.audio_gain is None
 
 
 def test_without_a_ctc_head(chatty: Integration, corpus: Path) -> None:
@@ -64,9 +67,26 @@ def test_it_leaves_dropout_off(chatty: Integration, corpus: Path) -> None:
 
 def test_batches_make_no_difference(chatty: Integration, corpus: Path) -> None:
     utterances = read_manifest(corpus)
-    assert validate(chatty, utterances, batch_size=1, samples=12, text=True) == validate(
-        chatty, utterances, batch_size=7, samples=12, text=True
-    )
+    one, other = (validate(chatty, utterances, batch_size=size, samples=12, text=True) for size in (1, 7))
+    assert one.samples == other.samples and one.figures == pytest.approx(other.figures, rel=1e-5)
+
+
+def test_losses_stand_beside_the_rates(chatty: Integration, corpus: Path) -> None:
+    utterances = read_manifest(corpus)
+    result = validate(chatty, utterances, text=True, seed=3, **BATCH)
+    forced = measure(chatty, utterances, batch_size=5, seed=3)
+    assert (result.loss, result.audio_gain, result.left_out) == (forced.loss, forced.audio_gain, 0)
+    assert list(result.figures) == ["wer", "cer", "ctc_cer", "loss", "audio_gain"]
+    without = validate(chatty, utterances, text=True, audio_gain=False, **BATCH)
+    assert without.audio_gain is None and without.loss == result.loss
+
+
+def test_what_is_learned_is_the_reference(chatty: Integration, corpus: Path) -> None:
+    """A target that is not the text, as in translation."""
+    utterances = [replace(utterance, fields={"target": "tief"}) for utterance in read_manifest(corpus)]
+    result = validate(chatty, utterances, text=True, **BATCH)
+    assert [reference for reference, _ in result.samples] == ["tief", "tief"]
+    assert result.audio_gain is None  # one text for all
 
 
 def test_ids_of_two_manifests_may_be_the_same(chatty: Integration, corpus: Path) -> None:
@@ -79,6 +99,7 @@ def test_a_clip_too_short_to_hear_counts_as_nothing_heard(chatty: Integration, c
     short = Utterance("short", first.audio_filepath, "low mid", 0.15)
     result = validate(chatty, [short], text=True, **BATCH)
     assert (result.wer, result.cer, result.ctc_cer) == (1.0, 1.0, 1.0) and result.samples == (("low mid", ""),)
+    assert (result.loss, result.audio_gain, result.left_out) == (None, None, 1)
 
 
 def test_long_recordings_are_cut_as_in_transcribing(chatty: Integration, corpus: Path) -> None:
