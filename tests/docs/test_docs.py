@@ -11,11 +11,13 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from nuebridge.cli import main
-from nuebridge.config import parse_yaml
+from nuebridge.config import parse_yaml, validate
 from nuebridge.plugins import HOOKS
 from nuebridge.registry import SECTIONS, Registry
 from nuebridge.registry.entries import RegistryContents
@@ -103,9 +105,22 @@ def test_training_examples_are_valid() -> None:
     whole, *fragments = blocks(ROOT / "docs/training.md", "yaml")
     parse_yaml(whole.text, TrainConfig, str(whole))
     assert fragments
+    for page in ("training-data.md", "watching.md"):
+        fragments += blocks(ROOT / "docs" / page, "yaml")
     for fragment in fragments:
-        required = 'model: a\noutput: b\ndata: {train: ["c"]}\nschedule: {steps: 1}\n'
-        parse_yaml(required + fragment.text, TrainConfig, str(fragment))
+        required = {"model": "a", "output": "b", "data": {"train": ["c"]}, "schedule": {"steps": 9999}}
+        if "stages:" in fragment.text:
+            del required["schedule"]
+        if "cache_frozen:" in fragment.text:
+            required["parts"] = {"encoder": {"train": False}}
+        said = YAML(typ="safe").load(fragment.text)
+        validate(merged(required, said), TrainConfig, str(fragment))
+
+
+def merged(base: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """``more`` over ``base``, mapping by mapping."""
+    both = [name for name in more if isinstance(base.get(name), dict)]
+    return {**base, **more, **{name: merged(base[name], more[name]) for name in both}}
 
 
 @pytest.mark.parametrize("block", python_blocks, ids=str)
