@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from toy.parts import ToyDecoder, ToyEncoder, write_source
 
-from nuebridge.checkpoint import load, save
+from nuebridge.checkpoint import load, push_to_hub, save
 from nuebridge.compose import Workshop, compose_entry
 from nuebridge.contracts import RecognitionOptions
 from nuebridge.errors import CheckpointError, ConfigError, PluginError, RegistryError
@@ -545,3 +546,58 @@ def test_a_missing_part_is_not_looked_for_elsewhere(saved: Path, opened: Callabl
     shutil.rmtree(saved / name)
     with pytest.raises(CheckpointError, match=rf"{name} is missing; the checkpoint is incomplete"):
         opened(saved)
+
+
+def test_an_entry_that_names_other_parts_than_its_weights_have(
+    saved: Path, tmp_path: Path, toy_manager: PluginManager, toy_registry_file: Path
+) -> None:
+    parts = {"encoder": "chunks", "bridge": "pairs", "decoder": "bytes", "ctc_head": "letters"}
+    others = tmp_path / "registry.yaml"
+
+    def opened_with(**changed: str) -> Integration:
+        said = ", ".join(f"{part}: {name}" for part, name in {**parts, **changed}.items())
+        others.write_text(
+            f"decoders:\n  others: {{component: toy.decoder, source: {toy_registry_file.parent / 'encoder'}}}\n"
+            'ctc_heads:\n  digits: {vocabulary: {symbols: "0123"}}\n'
+            f"integrations:\n  mine: {{{said}, weights: {{source: {saved}}}}}\n"
+        )
+        registry = Registry([Layer("user", toy_registry_file), Layer("option", others)])
+        return load("mine", manager=toy_manager, registry=registry)
+
+    assert opened_with().weight_hash()
+    with pytest.raises(RegistryError, match=r"the decoder 'others', but the weights in .* leave the decoder out"):
+        opened_with(decoder="others")
+    with pytest.raises(RegistryError, match=r"the ctc_head 'digits', but .* \(other symbols\)"):
+        opened_with(ctc_head="digits")
+
+
+def test_a_revision_of_what_is_no_repository(saved: Path, toy_workshop: Workshop) -> None:
+    for source in (saved, "toys"):
+        with pytest.raises(ConfigError, match="revision 'abc' is given, but .*; leave it out"):
+            load(source, revision="abc", manager=toy_workshop.manager, registry=toy_workshop.registry)
+
+
+def test_what_is_uploaded_names_no_folder_and_is_whole(
+    toy_integration: Integration, monkeypatch: pytest.MonkeyPatch, toy_workshop: Workshop
+) -> None:
+    """Parts of a local folder: nobody else could fetch them from there."""
+    import huggingface_hub
+
+    uploaded: dict[str, Any] = {}
+
+    class Api:
+        def create_repo(self, repo_id: str, **options: Any) -> None: ...
+
+        def upload_folder(self, repo_id: str, folder_path: Path) -> Any:
+            uploaded["config"] = (folder_path / "config.json").read_text()
+            uploaded["hash"] = load(
+                folder_path, manager=toy_workshop.manager, registry=toy_workshop.registry
+            ).weight_hash()
+            return SimpleNamespace(commit_url="https://hub/commit")
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    source = toy_integration.part_info["encoder"].source
+    assert source is not None and Path(source).is_dir()
+    assert push_to_hub(toy_integration, "me/toys", weights="trained") == "https://hub/commit"
+    assert source not in uploaded["config"] and uploaded["hash"] == toy_integration.weight_hash()
+    assert toy_integration.part_info["encoder"].source == source

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from nuebridge.checkpoint.saving import save
 from nuebridge.errors import CheckpointError
 from nuebridge.model import Integration
+from nuebridge.registry.entries import is_local
 
 
 def fetch(hub_id: str, revision: str | None) -> Path:
@@ -33,11 +37,12 @@ def push_to_hub(
 ) -> str:
     """Saves an integration and uploads it to a hub repository, made where it does not exist.
 
-    Uses the token that ``hf auth login`` stored. Returns the commit's address. Raises CheckpointError.
+    Parts that came from a folder of this machine are uploaded whole, and the folder's name is left out: nobody
+    else has it. Uses the token that ``hf auth login`` stored. Returns the commit's address. Raises CheckpointError.
     """
     from huggingface_hub import HfApi
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _without_folders(integration):
         save(integration, Path(folder) / "model", weights=weights)
         try:
             api = HfApi()
@@ -49,3 +54,16 @@ def push_to_hub(
                 f"cannot upload to {repo_id} ({reason}); check the name, the connection and `hf auth whoami`"
             ) from error
     return str(commit.commit_url)
+
+
+@contextmanager
+def _without_folders(integration: Integration) -> Iterator[None]:
+    """Within the block, parts that came from a folder have no source."""
+    before = dict(integration.part_info)
+    for name, info in before.items():
+        if info.source is not None and (is_local(info.source) or Path(info.source).exists()):
+            integration.part_info[name] = replace(info, source=None, revision=None, source_hash=None)
+    try:
+        yield
+    finally:
+        integration.part_info.update(before)

@@ -32,7 +32,8 @@ from nuebridge.lora import read_adapter, to_dtype
 from nuebridge.lora.storage import attach_adapter
 from nuebridge.model import Integration
 from nuebridge.plugins import ComponentRef, PluginManager
-from nuebridge.registry import IntegrationEntry, Registry
+from nuebridge.registry import BridgeEntry, CtcHeadEntry, DecoderEntry, EncoderEntry, IntegrationEntry, Registry
+from nuebridge.registry.entries import PARTS
 from nuebridge.settings import CtcVocabulary
 from nuebridge.tensors import check_headers, read_json, weight_hash
 
@@ -52,8 +53,9 @@ def load(
 
     A folder may hold nuebridge's own format or any format that a plugin recognises. Weights are
     float32 in memory unless ``dtype`` says otherwise; the model is in eval mode. A registry entry
-    without weights is composed, its bridge untrained. Raises RegistryError, CheckpointError, PluginError, and
-    ConfigError for a device that is not there.
+    without weights is composed, its bridge untrained. ``revision`` is one of a hub repository. Raises
+    RegistryError, CheckpointError, PluginError, and ConfigError for a device that is not there and for a
+    revision of what is no hub repository.
     """
     precision = parse_dtype(dtype) or torch.float32
     check_device(device)
@@ -85,6 +87,7 @@ def _open(source: str | Path, revision: str | None, workshop: Workshop) -> Integ
     if isinstance(source, str) and name in workshop.registry.names("integrations"):
         return _open_entry(workshop.registry.integration(name), revision, workshop)
     if Path(name).is_dir():
+        _refuse_revision(revision, f"{name} is a folder")
         return load_folder(Path(name), workshop)
     if isinstance(source, str) and source.count("/") == 1 and not source.startswith((".", "/", "~")):
         return load_folder(fetch(source, revision), workshop)
@@ -95,10 +98,14 @@ def _open(source: str | Path, revision: str | None, workshop: Workshop) -> Integ
 
 def _open_entry(entry: IntegrationEntry, revision: str | None, workshop: Workshop) -> Integration:
     if entry.weights is None:
+        _refuse_revision(revision, "this integration is composed of parts, each with a revision of its own")
         return compose_entry(entry, workshop)
     source = Path(entry.weights.source)
+    if source.is_dir():
+        _refuse_revision(revision, f"its weights are in the folder {source}")
     folder = source if source.is_dir() else fetch(entry.weights.source, revision or entry.weights.revision)
     integration = load_folder(folder, workshop)
+    _check_parts(entry, integration, workshop)
     # What the registry says of an integration goes before what its checkpoint says.
     said = entry.model_fields_set
     if "prompt" in said and entry.prompt is not None:
@@ -112,6 +119,41 @@ def _open_entry(entry: IntegrationEntry, revision: str | None, workshop: Worksho
     if entry.language is not None:
         integration.language = entry.language
     return integration
+
+
+def _refuse_revision(revision: str | None, because: str) -> None:
+    if revision is not None:
+        raise ConfigError(f"revision {revision!r} is given, but {because}; leave it out")
+
+
+def _check_parts(entry: IntegrationEntry, integration: Integration, workshop: Workshop) -> None:
+    """Raises RegistryError where an entry names other parts than its weights were trained with."""
+    assert entry.weights is not None
+    for part, section in PARTS.items():
+        name, info = getattr(entry, part), integration.part_info.get(part)
+        if name is None:
+            continue
+        named = workshop.registry.resolve(section, name, workshop.manager)
+        if info is None:
+            differs = "none"
+        elif isinstance(named, CtcHeadEntry):
+            head = integration.ctc_head
+            differs = "" if head is not None and named.vocabulary == head.vocabulary else "other symbols"
+        elif isinstance(named, EncoderEntry | DecoderEntry):
+            differs = info.component if named.component != info.component else ""
+            if info.source not in (None, named.source):
+                differs = str(info.source)
+        else:
+            assert isinstance(named, BridgeEntry)
+            options = workshop.manager.find(BridgeComponent, named.component).parse_options(named.options)
+            same = named.component == info.component and options == integration.bridge.options
+            differs = "" if same else f"{info.component}: {integration.bridge.options}"
+        if differs:
+            raise RegistryError(
+                f"the registry gives this integration the {part} {name!r}, but the weights in {entry.weights.source} "
+                f"were trained with another one ({differs}); leave the {part} out of the entry, or leave out the "
+                "weights to compose it anew"
+            )
 
 
 def load_folder(folder: Path, workshop: Workshop) -> Integration:

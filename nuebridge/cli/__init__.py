@@ -106,8 +106,8 @@ def _out_of_memory(error: BaseException) -> None:
         traceback.print_exc()
     reason = " ".join(str(error).split()) or "there is no more"
     print(
-        f"error: out of memory ({reason}); use smaller batches (--batch-size, data.device_batch_seconds), shorter clips "
-        "or --dtype bfloat16",
+        f"error: out of memory ({reason}); use smaller batches (--batch-size, data.device_batch_seconds), shorter "
+        "clips or --dtype bfloat16",
         file=sys.stderr,
     )
     sys.exit(1)

@@ -225,7 +225,8 @@ def _record(contents: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str
     names.pop("audio", None)
     record = {ours: contents[theirs] for ours, theirs in names.items() if theirs in contents}
     if "text" not in record:
-        record.update({"text": contents[ending] for ending in reversed(TEXT_MEMBERS) if ending in contents})
+        endings = [ending for ending in TEXT_MEMBERS if ending in contents]
+        record.update({"text": contents[endings[0]]} if endings else {})
     taken = {"audio", "audio_filepath", *TEXT_MEMBERS, *names.values()}
     rest = {name: value for name, value in contents.items() if name not in taken and name not in record}
     return {name: value for name, value in {**rest, **record}.items() if value is not None}

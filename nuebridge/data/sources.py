@@ -29,7 +29,7 @@ class SourceConfig(Settings):
     """Where utterances come from. A path alone stands for a source of that path."""
 
     path: NameOrPath = Field(min_length=1)
-    """A manifest, tar shards (``shards-{000..099}.tar``), a folder of Arrow or Parquet files, or a data set's hub id."""
+    """A manifest, tar shards (``shards-{000..099}.tar``), a folder of Arrow or Parquet files, or a hub id."""
     kind: Kind | None = None
     """null: told from the path."""
     weight: float = Field(default=1.0, gt=0)

@@ -102,7 +102,7 @@ class PartsConfig(Settings):
     def _lora_where_it_serves(self) -> Self:
         for name in ("ctc_head", "bridge"):
             if getattr(self, name).lora is not None:
-                raise ValueError(f"{name}.lora: this part is small and is trained whole; use LoRA on encoder or decoder")
+                raise ValueError(f"{name}.lora: this part is small and trained whole; use LoRA on encoder or decoder")
         for name in ("encoder", "decoder"):
             if getattr(self, name).lora is not None and getattr(self, name).train is True:
                 raise ValueError(f"{name}: all of it is trained already; set {name}.train to false or drop {name}.lora")
