@@ -37,14 +37,14 @@ types: $(VENV)/.installed-dev
 imports: $(VENV)/.installed-dev  ## the import rules alone (`make test` has them too)
 	$(BIN)/lint-imports
 
-# One thread is the fastest for models this small, and the steadiest on a busy machine.
+# One thread is the fastest for models this small, and the steadiest on a busy machine; two processes share the files.
 unit test-slow: export OMP_NUM_THREADS := 1
 
 unit: $(VENV)/.installed-dev
-	$(OFFLINE) $(PYTEST) -q --ignore=tests/acceptance tests plugins apps
+	$(OFFLINE) $(PYTEST) -q -n 2 --dist loadfile --ignore=tests/acceptance tests plugins apps
 
 test-slow: setup  ## tests that take minutes
-	$(OFFLINE) $(PYTEST) -q -m slow tests plugins apps
+	$(OFFLINE) $(PYTEST) -q -n 2 --dist loadfile -m slow --ignore=tests/acceptance tests plugins apps
 
 test-install: setup  ## installs into fresh environments, with plugins from outside the repository
 	$(PYTEST) -q -m install tests/install

@@ -11,7 +11,7 @@ if [ ! -e "$venv/.installed" ] || [ -n "$(find .ci/constraints-old.txt pyproject
   install="$venv/bin/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints-old.txt"
   $install hatchling editables
   $install --no-build-isolation --no-compile -e . -e plugins/nuebridge-hf -e plugins/nuebridge-bridges -e plugins/nuebridge-tiny \
-    peft pytest pytest-timeout hypothesis
+    datasets hypothesis peft pytest pytest-timeout pytest-xdist tensorboard
   touch "$venv/.installed"
 fi
 
@@ -23,6 +23,6 @@ EOF
 
 # Not the demo (gradio needs huggingface_hub 1 or later), nor what only looks at the source or the documents.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
-exec "$venv/bin/python" -m pytest -q tests plugins \
+exec "$venv/bin/python" -m pytest -q -n 2 --dist loadfile tests plugins \
   --ignore=tests/acceptance --ignore=tests/docs --ignore=tests/install \
   --ignore=tests/test_architecture.py

@@ -28,6 +28,7 @@ import pluggy
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from nuebridge.bench import TrainingWork
     from nuebridge.contracts import Bridge, SpeechEncoder, TextDecoder
     from nuebridge.model import Integration
     from nuebridge.plugins import PluginManager
@@ -133,6 +134,20 @@ class CliCommand(Component):
     kind = "command"
 
 
+@dataclass(frozen=True, kw_only=True)
+class BenchBaseline(Component):
+    """Another way of doing what nuebridge does, measured beside it by ``nuebridge bench``.
+
+    For the bench ``train``, ``load()`` returns a function that does a :class:`nuebridge.bench.TrainingWork`.
+    """
+
+    load: Callable[[], Callable[[TrainingWork], None]]
+    bench: str = "train"
+    """The verb of ``nuebridge bench`` that it is for."""
+
+    kind = "bench baseline"
+
+
 @hookspec
 def nuebridge_speech_encoders() -> list[SpeechEncoderComponent]:  # type: ignore[empty-body]
     """Speech encoders: waveforms to frames."""
@@ -161,3 +176,8 @@ def nuebridge_registry_files() -> list[RegistryFile]:  # type: ignore[empty-body
 @hookspec
 def nuebridge_cli_commands() -> list[CliCommand]:  # type: ignore[empty-body]
     """Commands added to the ``nuebridge`` program."""
+
+
+@hookspec
+def nuebridge_bench_baselines() -> list[BenchBaseline]:  # type: ignore[empty-body]
+    """What ``nuebridge bench`` measures beside nuebridge."""

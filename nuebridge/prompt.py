@@ -70,25 +70,32 @@ def build_prompt(
     reads in their place (the same, unless training corrupts some against exposure bias). Raises
     PromptError where a row is longer than the decoder's ``max_positions``.
     """
-    rows = []
-    for row, (fields, count) in enumerate(zip(values, audio.lengths.tolist(), strict=True)):
-        prefix, suffix = render(template, fields)
-        before, after = (_embed(decoder, decoder.encode(text), audio.features) for text in (prefix, suffix))
-        rows.append(torch.cat([before, audio.features[row, :count], after]))
-    lengths = [len(row) for row in rows]
+    rendered = [text for fields in values for text in render(template, fields)]
+    spelled = {text: decoder.encode(text) for text in dict.fromkeys(rendered)}
+    around = [spelled[text] for text in rendered]  # the prefix and the suffix of every row, by turns
+    counts = audio.lengths.tolist()
+    lengths = [
+        len(before) + count + len(after) for before, count, after in zip(around[::2], counts, around[1::2], strict=True)
+    ]
     # The last target is predicted, never read.
     known = inputs if inputs is not None else targets
-    read = [[] for _ in rows] if known is None else [list(ids[:-1]) for ids in known]
+    read = [[] for _ in lengths] if known is None else [list(ids[:-1]) for ids in known]
     check_positions(decoder, [length + len(ids) for length, ids in zip(lengths, read, strict=True)])
     longest, longest_text = max(lengths), max(map(len, read))
+    embedded = _embed(decoder, [*around, *read], audio.features)
+    rows = [
+        torch.cat([before, features[:count], after])
+        for before, features, count, after in zip(
+            embedded[: len(around) : 2], audio.features, counts, embedded[1 : len(around) : 2], strict=True
+        )
+    ]
     embeds = torch.stack([F.pad(row, (0, 0, longest - len(row), 0)) for row in rows])
     mask = torch.zeros(len(rows), longest + longest_text, dtype=torch.int64, device=embeds.device)
     for row, (length, ids) in enumerate(zip(lengths, read, strict=True)):
         mask[row, longest - length : longest + len(ids)] = 1
     if longest_text:
-        text = _embed(decoder, [token for ids in _padded(read, longest_text, 0) for token in ids], embeds)
-        text = text.view(len(rows), longest_text, -1).masked_fill(mask[:, longest:, None] == 0, 0.0)
-        embeds = torch.cat([embeds, text], dim=1)
+        texts = [F.pad(text, (0, 0, 0, longest_text - len(text))) for text in embedded[len(around) :]]
+        embeds = torch.cat([embeds, torch.stack(texts)], dim=1)
     if targets is None:
         return PromptBatch(embeds, mask)
     # By position: where padding and the end of text share one id, the end of text is still learned.
@@ -110,7 +117,9 @@ def _padded(rows: Sequence[Sequence[int]], size: int, filler: int) -> list[list[
     return [[*row, *[filler] * (size - len(row))] for row in rows]
 
 
-def _embed(decoder: TextDecoder, token_ids: Sequence[int], like: Tensor) -> Tensor:
-    """Embeddings ``[T, D]`` in the audio's dtype and on its device."""
-    ids = torch.tensor(list(token_ids), dtype=torch.int64, device=like.device)
-    return decoder.embed(ids).to(like.dtype)
+def _embed(decoder: TextDecoder, token_ids: Sequence[Sequence[int]], like: Tensor) -> Sequence[Tensor]:
+    """Embeddings ``[T, D]`` of each sequence, in the audio's dtype and on its device."""
+    # All at once: where the embeddings are trained, each look-up would have a gradient as large as their whole table.
+    joined = [token for ids in token_ids for token in ids]
+    embedded = decoder.embed(torch.tensor(joined, dtype=torch.int64, device=like.device)).to(like.dtype)
+    return embedded.split([len(ids) for ids in token_ids])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 from nuebridge import config
 from nuebridge.errors import PluginError
 from nuebridge.hookspecs import (
+    BenchBaseline,
     BridgeComponent,
     CheckpointFormat,
     CliCommand,
@@ -33,6 +34,7 @@ HOOKS: Mapping[str, type[Component]] = {
     "nuebridge_checkpoint_formats": CheckpointFormat,
     "nuebridge_registry_files": RegistryFile,
     "nuebridge_cli_commands": CliCommand,
+    "nuebridge_bench_baselines": BenchBaseline,
 }
 """Every hook and the records it returns, in the order in which ``nuebridge plugins`` lists them."""
 
@@ -57,7 +59,7 @@ class ComponentRef(Generic[C]):
             raise PluginError(f"{self._who} could not load {self.id!r}: {cause_of(error)}") from error
         if isinstance(self.record, RegistryFile):
             right, wanted = isinstance(implementation, Path), "a pathlib.Path"
-        elif isinstance(self.record, (CheckpointFormat, CliCommand)):
+        elif isinstance(self.record, (BenchBaseline, CheckpointFormat, CliCommand)):
             right, wanted = callable(implementation), "a function"
         else:
             right, wanted = isinstance(implementation, type), "a class"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import sys
 import threading
@@ -57,7 +58,9 @@ def others_named(count: int) -> Iterator[None]:
     except RuntimeError as error:
         if count == 1 or not (isinstance(error, DistError) or "gloo" in str(error).lower()):
             raise
+        # Without the file of the back end's source that it begins with, and without its advice.
+        said = re.sub(r"^\[[^]]*\] *", "", str(error).splitlines()[0]).split(". ")[0]
         raise TrainingError(
             "another process of this run has ended or cannot be reached; what it said itself tells why, and the same "
-            f"command with --resume auto goes on from the last checkpoint ({str(error).splitlines()[0]})"
+            f"command with --resume auto goes on from the last checkpoint ({said})"
         ) from error

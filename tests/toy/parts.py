@@ -64,6 +64,12 @@ class ToyEncoder(_Sourced, SpeechEncoder):
     def output_lengths(self, lengths: Tensor) -> Tensor:
         return lengths // 100
 
+    @classmethod
+    def outline(cls, source: str, options: BaseModel, *, revision: str | None = None) -> Self:
+        """The decoder has none, so that both kinds are tried."""
+        with torch.device("meta"):
+            return cls(read_json(Path(source) / "config.json")["hidden_size"])
+
     def parameter_groups(self) -> list[ParameterGroup]:
         names = ("weight", "bias")
         return [ParameterGroup(f"layers.{i}", (getattr(self.proj, name),)) for i, name in enumerate(names)]

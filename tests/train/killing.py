@@ -27,11 +27,11 @@ class Killed:
     steps: list[int] = field(default_factory=list)
     """The last step that was logged before each kill."""
     lingering_seconds: float = 0.0
-    """The longest that any process was there after a kill of which it was to end."""
+    """The longest that a rank was there after a kill."""
     difference: float = 0.0
     """The largest difference of any figure of any step from the unbroken run."""
     said: list[str] = field(default_factory=list)
-    """The last line of each killed run."""
+    """The errors that the ranks which were left ended with."""
 
 
 @dataclass
@@ -86,11 +86,11 @@ class Runs:
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
                 ended = time.monotonic()
-                run.wait(timeout=120)
-                _wait(lambda: not self._processes(who), 120)
+                _wait(lambda pid=run.pid: not set(self._processes(who)) - {pid}, 120)
                 found.lingering_seconds = max(found.lingering_seconds, time.monotonic() - ended)
+                run.wait(timeout=120)  # torchrun itself takes its time to leave
             found.steps.append(_last_step(output))
-            found.said.append(self.said(who).splitlines()[-1][:200])
+            found.said += [line for line in self.said(who).splitlines() if line.startswith("error:")]
             assert not left(output)
         self.finish(who, ranks)
         found.difference = difference(unbroken, output)

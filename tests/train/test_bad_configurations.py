@@ -159,7 +159,7 @@ BAD = {
         "encoder: {train: ['layrs.*']}",
     ),
     "LoRA on the bridge": Bad(
-        "train.yaml:7: parts: bridge.lora: this part is small and is trained whole; use LoRA on encoder or decoder",
+        "train.yaml:7: parts: bridge.lora: this part is small and trained whole; use LoRA on encoder or decoder",
         "bridge: {learning_rate: 0.01}",
         "bridge: {lora: {r: 4}}",
     ),

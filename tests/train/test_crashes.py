@@ -34,7 +34,8 @@ def test_every_rank_leaves_where_the_main_one_cannot_save(
     assert runs.start("two", 2).wait() == 1
     said = runs.said("two")
     assert "two/checkpoints/step-00000003: File exists; the checkpoints before it are whole" in said
-    assert "error: the main process cannot save" in said and "Traceback" not in said
+    # torchrun may end the other before it has said "the main process cannot save"; the traceback is torchrun's own.
+    assert said.count("Traceback") == 1 and "closed by peer" not in said
     (tmp_path / "two/checkpoints").unlink()
     runs.finish("two", 2)
 
@@ -46,4 +47,4 @@ def test_every_rank_leaves_where_the_main_one_cannot_save(
 def test_killed_under_torchrun(who: Who, toy_site: Path, toy_registry_file: Path, tmp_path: Path) -> None:
     runs = Runs(tmp_path, toy_site, toy_registry_file, write_corpus(tmp_path / "corpus", 12), steps=30)
     found = runs.killed(who, times=1, seed=0, unbroken=runs.finish("unbroken", 2))
-    assert found.difference < 1e-6 and found.lingering_seconds < 60
+    assert found.difference < 1e-6 and found.lingering_seconds < 30

@@ -155,9 +155,7 @@ def test_a_model_that_reaches_into_its_layers(group: Ranks) -> None:
 
     integration = layered()
     integration.decoder.__class__ = Reaching
-    with pytest.raises(
-        TrainingError, match="shard does not suit this model, which reaches into a layer"
-    ):
+    with pytest.raises(TrainingError, match="shard does not suit this model, which reaches into a layer"):
         steps(stepper(integration, group, **SHARD), 1)
 
 

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -179,9 +180,14 @@ def test_a_signal_stops_after_the_step(
 
 
 def test_a_second_signal_ends_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGINT)
+
     def interrupted(self: Any, *args: Any) -> Any:
         os.kill(os.getpid(), signal.SIGINT)
+        while signal.getsignal(signal.SIGINT) is not before:  # another thread may take a signal first
+            time.sleep(0.001)
         os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
         pytest.fail("went on")
 
     monkeypatch.setattr(Stepper, "_step", interrupted)

@@ -124,6 +124,7 @@ def test_two_ranks_give_the_losses_of_one_with_all_that_there_is(
     assert [n[0] for n in losses(tmp_path / "half/run")] == pytest.approx([n[0] for n in losses(exact)], rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_checkpoint_serves_any_number_of_ranks(
     written: Written, several: Several, run: Run, configure: Configure, toy_workshop: Workshop, tmp_path: Path
@@ -166,6 +167,7 @@ def test_dropout_resumes_exactly_at_equal_rank_count(written: Written, several: 
         same(tmp_path / f"broken{name}/run", tmp_path / f"unbroken{name}/run", 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_loss_that_is_not_finite_ends_every_rank(
     configure: Configure, start: Path, toy_workshop: Workshop, written: Written, several: Several, tmp_path: Path

@@ -74,7 +74,7 @@ def test_a_batch_of_nothing_is_no_step(run: Run, tmp_path: Path, monkeypatch: py
 
 
 def batch(*unreadable: str, epoch: int = 0) -> Batch:
-    return Batch(torch.zeros(0, 0), torch.zeros(0, dtype=torch.int64), (), epoch, Position(), unreadable)
+    return Batch(torch.zeros(0, 0), torch.zeros(0, dtype=torch.int64), (), epoch, Position(), unreadable=unreadable)
 
 
 def result(unreadable: int, **figures: float) -> StepResult:

@@ -69,7 +69,9 @@ def make(
     make_speech_model: Callable[..., Any], make_text_model: Callable[..., Any], tokenizer: PreTrainedTokenizerFast
 ) -> Make:
     def make(family: str) -> Integration:
-        encoder = HubertEncoder(make_speech_model("hubert", layerdrop=0.0, apply_spec_augment=False, **dict.fromkeys(DROPOUTS, 0.0)))
+        encoder = HubertEncoder(
+            make_speech_model("hubert", layerdrop=0.0, apply_spec_augment=False, **dict.fromkeys(DROPOUTS, 0.0))
+        )
         decoder = CausalLm(make_text_model(family), tokenizer)
         for module in decoder.modules():
             if isinstance(module, nn.Dropout):

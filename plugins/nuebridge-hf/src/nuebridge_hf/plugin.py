@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,18 +47,11 @@ def _nue_asr() -> Callable[[Path, PluginManager], Integration]:
     return load_nue_asr
 
 
-def _plain_trainer() -> Callable[[TrainingWork], None]:
+def _trainer(*, grouped: bool, same_encoder: bool) -> Callable[[TrainingWork], None]:
     _need_accelerate()
-    from nuebridge_hf.trainer_baseline import train_plain
+    from nuebridge_hf.trainer_baseline import train
 
-    return train_plain
-
-
-def _grouped_trainer() -> Callable[[TrainingWork], None]:
-    _need_accelerate()
-    from nuebridge_hf.trainer_baseline import train_grouped
-
-    return train_grouped
+    return partial(train, grouped=grouped, same_encoder=same_encoder)
 
 
 def _need_accelerate() -> None:
@@ -125,15 +119,21 @@ def nuebridge_checkpoint_formats() -> list[CheckpointFormat]:
 @hookimpl
 def nuebridge_bench_baselines() -> list[BenchBaseline]:
     """Training with the library's own Trainer."""
+    plain = "transformers' Trainer: clips in random order, a fixed number a batch, logits everywhere"
+    grouped = "the same with group_by_length: clips of like length in a batch"
     return [
+        BenchBaseline(name="plain-trainer", summary=plain, load=partial(_trainer, grouped=False, same_encoder=False)),
         BenchBaseline(
-            name="plain-trainer",
-            summary="transformers' Trainer: clips in random order, a fixed number a batch, logits everywhere",
-            load=_plain_trainer,
+            name="grouped-trainer", summary=grouped, load=partial(_trainer, grouped=True, same_encoder=False)
         ),
         BenchBaseline(
-            name="grouped-trainer",
-            summary="the same with group_by_length: clips of like length in a batch",
-            load=_grouped_trainer,
+            name="plain-trainer-same-encoder",
+            summary="plain-trainer with the encoder run as nuebridge runs it",
+            load=partial(_trainer, grouped=False, same_encoder=True),
+        ),
+        BenchBaseline(
+            name="grouped-trainer-same-encoder",
+            summary="grouped-trainer with the encoder run as nuebridge runs it",
+            load=partial(_trainer, grouped=True, same_encoder=True),
         ),
     ]

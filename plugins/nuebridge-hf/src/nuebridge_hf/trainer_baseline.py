@@ -1,8 +1,10 @@
 """transformers' ``Trainer`` on an integration: what ``nuebridge bench train`` is measured beside.
 
-The modules, the prompt, the losses and the optimiser are the integration's own. What differs is the machinery around
-them: a fixed number of clips a batch, in random order or grouped by length, padded to the longest, and logits for
-every position of the prompt, as a language model of the library gives them when it computes its own loss.
+The weights, the bridge, the prompt, the losses and the optimiser are the integration's own. What differs is the
+machinery around them: a fixed number of clips a batch, in random order or grouped by length, padded to the longest;
+logits for every position of the prompt, as a language model of the library gives them when it computes its own loss;
+and the speech encoder run as the library runs it, on the padded batch. With ``same_encoder`` it is run as nuebridge
+runs it, so that what is left is the difference between the two ways of training alone.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +22,10 @@ import transformers
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from nuebridge.bench import Meter, TrainingWork
-from nuebridge.contracts import Frames
+from nuebridge.contracts import Frames, length_mask
 from nuebridge.ctc import ctc_loss
 from nuebridge.data import Utterance
 from nuebridge.model import Integration, Targets
@@ -31,16 +33,16 @@ from nuebridge.prompt import IGNORED, build_prompt
 from nuebridge.train.config import LossConfig, Stage
 from nuebridge.train.positions import prompt_values
 from nuebridge.train.trainable import add_adapters, set_training_mode, trainable_groups
+from nuebridge_hf.wav2vec_family import Wav2VecFamilyEncoder, normalized
 
 
-def train_plain(work: TrainingWork) -> None:
-    """Batches of clips in random order. Raises DataError for audio that cannot be read."""
-    _train(work, grouped=False)
+def train(work: TrainingWork, *, grouped: bool, same_encoder: bool) -> None:
+    """Does the work; ``grouped``: in batches of clips of like length, as ``group_by_length`` makes them.
 
-
-def train_grouped(work: TrainingWork) -> None:
-    """Batches of clips of like length, as ``group_by_length`` makes them. Raises DataError as above."""
-    _train(work, grouped=True)
+    Raises AudioError for audio that cannot be read.
+    """
+    with tempfile.TemporaryDirectory(prefix="nuebridge-bench-") as folder:
+        trainer_of(work, folder, grouped=grouped, same_encoder=same_encoder).train()
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,9 @@ def collate(clips: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 class WithLoss(nn.Module):
     """An integration as the Trainer wants it: a module that gives the loss of a batch."""
 
-    def __init__(self, integration: Integration, losses: LossConfig, meter: Meter) -> None:
+    def __init__(self, integration: Integration, losses: LossConfig, meter: Meter, *, same_encoder: bool) -> None:
         super().__init__()
+        self.by_library = not same_encoder and isinstance(integration.encoder, Wav2VecFamilyEncoder)
         self.integration = integration
         self.losses = losses
         self.meter = meter
@@ -105,7 +108,7 @@ class WithLoss(nn.Module):
     def forward(self, waveforms: Tensor, lengths: Tensor, text: Text) -> dict[str, Tensor]:
         self.meter.count(text.samples, waveforms.numel())
         model, weights, targets = self.integration, self.losses, text.targets
-        frames: Frames = model.encode_audio(waveforms, lengths)
+        frames = self._frames(waveforms, lengths)
         tokens = sum(map(len, targets.tokens))
         counts = torch.tensor([len(ids) for ids in targets.tokens], device=waveforms.device)
         audio: Frames = model.bridge(frames, counts)
@@ -128,12 +131,38 @@ class WithLoss(nn.Module):
             loss = loss + weights.auxiliary.get(name, 1.0) * value / len(targets.tokens)
         return {"loss": loss}
 
+    def _frames(self, waveforms: Tensor, lengths: Tensor) -> Frames:
+        model = self.integration
+        if not self.by_library:
+            return model.encode_audio(waveforms, lengths)
+        encoder = model.encoder
+        assert isinstance(encoder, Wav2VecFamilyEncoder)
+        if encoder.normalize:
+            waveforms = normalized(waveforms, lengths)
+        mask = length_mask(lengths, waveforms.shape[1]).long()
+        hidden: Tensor = encoder.model(waveforms, attention_mask=mask).last_hidden_state
+        frames = Frames(hidden, encoder.output_lengths(lengths)).zero_padding()
+        return frames if model.ctc_head is None else model.ctc_head(frames)
+
+
+class GroupedByLength(Sampler[int]):
+    """What ``group_by_length`` stands for, as it is in a large corpus, whatever the number of clips here.
+
+    The library sorts by length within 50 batches, and within fewer where it has less than 200.
+    """
+
+    def __init__(self, batch_size: int, lengths: list[int]) -> None:
+        self.batch_size, self.lengths = batch_size, lengths
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(get_length_grouped_indices(self.lengths, self.batch_size, mega_batch_mult=50))
+
 
 class BenchTrainer(Trainer):
-    """The library's Trainer; with lengths, the sampler that ``group_by_length`` stands for is told them.
-
-    Left to itself it would read every clip once to see how long it is.
-    """
+    """The library's Trainer; given the lengths of the clips, it groups by them."""
 
     def __init__(self, *arguments: Any, clip_lengths: list[int] | None = None, **more: Any) -> None:
         self.clip_lengths = clip_lengths
@@ -143,7 +172,7 @@ class BenchTrainer(Trainer):
         if self.clip_lengths is None:
             sampler: Sampler[int] | None = super()._get_train_sampler(*arguments)
             return sampler
-        grouped: Sampler[int] = LengthGroupedSampler(self.args.train_batch_size, lengths=self.clip_lengths)
+        grouped: Sampler[int] = GroupedByLength(self.args.train_batch_size, self.clip_lengths)
         return grouped
 
 
@@ -175,7 +204,7 @@ def optimizer_of(integration: Integration, stage: Stage) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, betas=settings.betas, eps=settings.epsilon, fused=True)
 
 
-def trainer_of(work: TrainingWork, folder: str, *, grouped: bool) -> BenchTrainer:
+def trainer_of(work: TrainingWork, folder: str, *, grouped: bool, same_encoder: bool) -> BenchTrainer:
     """The Trainer that does the work; ``folder`` is one that it may write into."""
     config, model = work.stage.config, work.integration
     add_adapters(model, config)
@@ -204,9 +233,11 @@ def trainer_of(work: TrainingWork, folder: str, *, grouped: bool) -> BenchTraine
     for name, value in {"transformers": transformers.__version__, "accelerate": _version("accelerate")}.items():
         work.meter.note(name, value)
     work.meter.note("processes that read audio", workers or "the training one")
+    wrapped = WithLoss(model, config.losses, work.meter, same_encoder=same_encoder)
+    work.meter.note("encoder run by", "transformers" if wrapped.by_library else "nuebridge")
     rate = model.sample_rate
     return BenchTrainer(
-        model=WithLoss(model, config.losses, work.meter),
+        model=wrapped,
         args=TrainingArguments(**arguments),
         data_collator=collate,
         train_dataset=Clips(model, work.utterances, config.losses),
@@ -214,11 +245,6 @@ def trainer_of(work: TrainingWork, folder: str, *, grouped: bool) -> BenchTraine
         callbacks=[_Passes(work.meter, warmup)],
         clip_lengths=[round((u.duration or 0.0) * rate) for u in work.utterances] if grouped else None,
     )
-
-
-def _train(work: TrainingWork, *, grouped: bool) -> None:
-    with tempfile.TemporaryDirectory(prefix="nuebridge-bench-") as folder:
-        trainer_of(work, folder, grouped=grouped).train()
 
 
 def _version(distribution: str) -> str:

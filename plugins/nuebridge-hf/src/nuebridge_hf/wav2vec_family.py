@@ -98,7 +98,7 @@ class Wav2VecFamilyEncoder(SpeechEncoder):
         # Without this cut, padding that all clips share would cost time and count as padding below.
         waveforms = waveforms[:, :longest]
         if self.normalize:
-            waveforms = _normalize(waveforms, lengths)
+            waveforms = normalized(waveforms, lengths)
         features = self._front_end(waveforms.to(self.dtype), lengths)  # [B, C, F]
         projected = self.model.feature_projection(features.transpose(1, 2))
         hidden = projected[0] if isinstance(projected, tuple) else projected  # [B, F, E]
@@ -264,7 +264,7 @@ def _conv_lengths(lengths: Tensor, kernel: int, stride: int) -> Tensor:
     return (torch.div(lengths - kernel, stride, rounding_mode="floor") + 1).clamp(min=0)
 
 
-def _normalize(waveforms: Tensor, lengths: Tensor) -> Tensor:
+def normalized(waveforms: Tensor, lengths: Tensor) -> Tensor:
     """Zero mean and unit variance over each clip's own samples, as the models' preprocessor does it."""
     mask = length_mask(lengths, waveforms.shape[1])
     count = lengths[:, None].to(waveforms.dtype)
