@@ -302,8 +302,10 @@ def measured(folder: Path, vocabulary: int, *options: str) -> dict[str, Any]:
     nuebridge_command = Path(sys.executable).with_name("nuebridge")
     baselines = ["--vs", "plain-trainer", "--vs", "grouped-trainer"]
     done = subprocess.run(
-        [nuebridge_command, "bench", "train", "--model", model, "--data", data, "--output", written, "--threads", "1"]
-        + [*baselines, "--rounds", os.environ.get("NUEBRIDGE_BENCH_ROUNDS", "5"), *options],
+        [
+            *(nuebridge_command, "bench", "train", "--model", model, "--data", data, "--output", written),
+            *("--threads", "1", *baselines, "--rounds", os.environ.get("NUEBRIDGE_BENCH_ROUNDS", "5"), *options),
+        ],
         capture_output=True,
         text=True,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
