@@ -71,8 +71,7 @@ def build_prompt(
     PromptError where a row is longer than the decoder's ``max_positions``.
     """
     rendered = [text for fields in values for text in render(template, fields)]
-    spelled = {text: decoder.encode(text) for text in dict.fromkeys(rendered)}
-    around = [spelled[text] for text in rendered]  # the prefix and the suffix of every row, by turns
+    around = [decoder.encode(text) for text in rendered]  # the prefix and the suffix of every row, by turns
     counts = audio.lengths.tolist()
     lengths = [
         len(before) + count + len(after) for before, count, after in zip(around[::2], counts, around[1::2], strict=True)
@@ -122,4 +121,4 @@ def _embed(decoder: TextDecoder, token_ids: Sequence[Sequence[int]], like: Tenso
     # All at once: where the embeddings are trained, each look-up would have a gradient as large as their whole table.
     joined = [token for ids in token_ids for token in ids]
     embedded = decoder.embed(torch.tensor(joined, dtype=torch.int64, device=like.device)).to(like.dtype)
-    return embedded.split([len(ids) for ids in token_ids])
+    return torch.split(embedded, [len(ids) for ids in token_ids])
