@@ -85,9 +85,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     site = tmp_path_factory.mktemp("site")
     (site / "failing.py").write_text(FAILING)
     for name in ("toy", "failing"):
-        info = site / f"{name}_plugin-0.1.dist-info"
+        # The name that the host's own tests use: in one process with them, one shadows the other.
+        info = site / f"nuebridge_{name}-0.1.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}-plugin\nVersion: 0.1\n")
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: nuebridge-{name}\nVersion: 0.1\n")
         (info / "entry_points.txt").write_text(f"[nuebridge]\n{name} = {name}\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(TOYS))
