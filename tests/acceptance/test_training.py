@@ -296,7 +296,7 @@ def test_a_model_whose_padding_is_its_end_stops_at_the_right_place(
 
 def measured(folder: Path, vocabulary: int, *options: str) -> dict[str, Any]:
     """What `nuebridge bench train` finds for HuBERT and GPT-NeoX of four layers of 256, on one thread."""
-    data = write_noise(folder / "noise", 100)
+    data = write_noise(folder / "noise", 60)
     model = write_model(folder / "parts", vocabulary)
     written = folder / "figures.json"
     nuebridge_command = Path(sys.executable).with_name("nuebridge")
