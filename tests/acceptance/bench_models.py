@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, HubertConfig, HubertModel, PreTrainedTokenizerFast
 
 from nuebridge.checkpoint import save
@@ -70,9 +70,7 @@ def write_model(
     special = ["<unk>", "<s>", "</s>", "<pad>"]
     tokens = [*special, *(f"w{index}" for index in range(vocabulary - len(special)))]
     backend = Tokenizer(models.WordLevel({token: index for index, token in enumerate(tokens)}, unk_token="<unk>"))
-    from tokenizers.pre_tokenizers import WhitespaceSplit
-
-    backend.pre_tokenizer = WhitespaceSplit()
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>"
     )
