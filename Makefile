@@ -91,9 +91,10 @@ $(BIN)/python:
 	  echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
 
-# Some tests speak through espeak-ng and flite; without them they are skipped and say so.
+# Some tests speak through espeak-ng, flite and Festival; without them they are skipped and say so.
 speech:
 	@missing=""; for program in espeak-ng flite; do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	command -v festival >/dev/null || missing="$$missing festival festvox-kallpc16k festvox-kdlpc16k"; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ]; then root=""; elif sudo -n true 2>/dev/null; then root="sudo -n"; else root="none"; fi; \
 	if [ "$$root" != none ] && command -v apt-get >/dev/null; then \

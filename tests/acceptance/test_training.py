@@ -333,3 +333,41 @@ def test_training_is_faster_than_with_a_plain_trainer(tmp_path: Path) -> None:
 def test_a_warm_cache_of_a_frozen_encoder_is_faster_still(tmp_path: Path) -> None:
     ratios = measured(tmp_path, 32_000, "--cache-frozen", "--set", "parts.decoder.train=true")
     assert is_at_least(ratios["nuebridge, warm cache", "plain-trainer"], 4.0)
+
+
+# --- 6. tiny-en at full strength ---------------------------------------------------------------------
+
+AT_MOST = {"espeak-trained": 0.12, "espeak-unseen": 0.15, "flite-trained": 0.20, "flite-unseen": 0.45}
+"""Word error rates of sentences that nothing was chosen by but the model's training."""
+
+
+@pytest.mark.skipif(
+    any(shutil.which(program) is None for program in ("espeak-ng", "flite")), reason="needs espeak-ng and flite"
+)
+def test_tiny_en_at_full_strength(tmp_path: Path) -> None:
+    def run(*command: str | Path) -> None:
+        done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    run(RECIPE / "make_test.py", "--output", tmp_path)
+    figures = {}
+    for name in ("test-dev", "silence"):
+        written = tmp_path / f"{name}-scores.json"
+        data = tmp_path / f"{name}.jsonl"
+        run(RECIPE / "score.py", "--model", "tiny-en", "--data", data, "--json", written)
+        figures[name] = json.loads(written.read_text(encoding="utf-8"))
+    rates = {group: found["wer"] for group, found in figures["test-dev"]["wer"]["group"].items()}
+    empty = figures["silence"]["silence"]
+    several = rates["espeak-several"] / rates["espeak-trained"]
+    print(f"\ntiny-en, weights {figures['test-dev']['weight_hash'][:12]}, word error rates on test-dev:")
+    for group, most in AT_MOST.items():
+        print(f"  {group:16} {rates[group]:.1%} (at most {most:.0%})")
+    print(f"  clips of two and three sentences {rates['espeak-several']:.1%}: {several:.2f} times (at most 1.2)")
+    print(f"  text on {empty['with_text']} of {empty['clips']} clips without speech (at most 2 %)")
+    missed = [f"{group} {rates[group]:.1%}" for group, most in AT_MOST.items() if rates[group] > most]
+    if several > 1.2:
+        missed.append(f"several sentences {several:.2f} times")
+    if empty["with_text"] > 0.02 * empty["clips"]:
+        missed.append(f"text on {empty['with_text']} of {empty['clips']} clips without speech")
+    if missed:
+        pytest.xfail(f"not reached: {', '.join(missed)}")

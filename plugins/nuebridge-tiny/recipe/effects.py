@@ -131,14 +131,12 @@ def gain(rng: Generator, samples: Samples) -> Samples:
     return np.asarray(samples * np.float32(min(target, PEAK) / peak), dtype=np.float32)
 
 
-def assemble(rng: Generator, clips: list[tuple[Samples, int]], others: list[Samples]) -> Samples:
+def assemble(rng: Generator, clips: list[tuple[Samples, int]], others: list[Samples], speed: float = 1.0) -> Samples:
     """The finished clip: the synthesised pieces in order with pauses between them, augmented, at 16 kHz."""
-    perturbed = rng.random() < 0.6
-    speed = float(rng.uniform(0.9, 1.12)) if perturbed else 1.0
     parts: list[Samples] = [pause(rng, 0.6)]
     for index, (samples, rate) in enumerate(clips):
         if index:
-            parts.append(np.zeros(int(rng.uniform(0.15, 0.7) * SAMPLE_RATE), dtype=np.float32))
+            parts.append(np.zeros(int(rng.uniform(0.02, 0.9) * SAMPLE_RATE), dtype=np.float32))
         parts.append(resample(samples, rate, speed))
     parts.append(pause(rng, 0.6))
     speech = np.concatenate(parts)
@@ -158,7 +156,8 @@ def assemble(rng: Generator, clips: list[tuple[Samples, int]], others: list[Samp
 
 def nothing(rng: Generator) -> Samples:
     """A clip without speech: near silence, noise, a tone or clicks (no babble, which is speech)."""
-    count = int(rng.uniform(0.5, 4.0) * SAMPLE_RATE)
+    longest = 4.0 if rng.random() < 0.6 else 15.0
+    count = int(rng.uniform(0.4, longest) * SAMPLE_RATE)
     pick = rng.random()
     if pick < 0.15:
         return np.zeros(count, dtype=np.float32)

@@ -27,7 +27,7 @@ import effects
 from utterances import ClipMaker
 
 BLOCK = 1000
-VERSION = 1
+VERSION = 2
 VALID_CLIPS = 300
 BLOCK_MANIFEST = "block.jsonl"
 

@@ -2,7 +2,8 @@
 
     python make_test.py --output DIR
 
-Every line is spoken by one voice of each group, in rotation. The held-out voices speak here and nowhere else.
+Every line is spoken by one voice of each group, in rotation, and once more in a clip of two or three lines. The
+held-out voices speak here and nowhere else. A last set, ``silence``, has clips in which nobody speaks.
 """
 
 from __future__ import annotations
@@ -44,6 +45,12 @@ GROUPS: dict[str, tuple[Voice, ...]] = {
 }
 SETS = ("test-dev", "test-final")
 EDGE_SECONDS = 0.2
+SEVERAL = (2, 3)
+"""Sentences in a clip of the group ``espeak-several``, in turn: the lines once more, in the trained voices of
+espeak-ng."""
+PAUSE_SECONDS = 0.4
+SILENCE_CLIPS = 500
+SILENCE_SEED = 7
 
 
 def check_groups() -> None:
@@ -58,32 +65,84 @@ def make_set(output: Path, name: str, lines: list[str]) -> list[dict[str, Any]]:
     """Speak the lines of a test text; returns the manifest's entries and writes it."""
     check_groups()
     synthesizer = Synthesizer()
-    edge = np.zeros(int(EDGE_SECONDS * effects.SAMPLE_RATE), dtype=np.float32)
     entries: list[dict[str, Any]] = []
     for group, voices in GROUPS.items():
-        folder = output / name / group
-        folder.mkdir(parents=True, exist_ok=True)
         for number, line in enumerate(lines):
             voice = voices[number % len(voices)]
-            spoken, rate = synthesizer.speak(line, voice)
-            if spoken.size == 0:
-                raise SynthesisError(f"{voice.name} was silent at line {number + 1} of {name}")
-            samples = effects.limit(np.concatenate([edge, effects.resample(spoken, rate), edge]))
-            path = folder / f"{number:04d}.wav"
-            write_wav(path, samples)
-            entries.append(
-                {
-                    "audio_filepath": path.relative_to(output).as_posix(),
-                    "text": line,
-                    "duration": round(samples.size / effects.SAMPLE_RATE, 4),
-                    "engine": voice.engine,
-                    "voice": voice.name,
-                    "rate": voice.rate,
-                    "kind": "sentence",
-                    "group": group,
-                }
-            )
+            entries.append(make_clip(output, name, group, number, [line], voice, synthesizer))
+    voices = GROUPS["espeak-trained"]
+    rest = list(lines)
+    number = 0
+    while len(rest) >= max(SEVERAL):
+        count = SEVERAL[number % len(SEVERAL)]
+        said, rest = rest[:count], rest[count:]
+        voice = voices[number % len(voices)]
+        entries.append(make_clip(output, name, "espeak-several", number, said, voice, synthesizer))
+        number += 1
     write_lines(output / f"{name}.jsonl", entries)
+    return entries
+
+
+def make_clip(
+    output: Path, name: str, group: str, number: int, lines: list[str], voice: Voice, synthesizer: Synthesizer
+) -> dict[str, Any]:
+    """Speak lines in a voice, one after the other, write the recording and return its entry."""
+    edge = np.zeros(int(EDGE_SECONDS * effects.SAMPLE_RATE), dtype=np.float32)
+    between = np.zeros(int(PAUSE_SECONDS * effects.SAMPLE_RATE), dtype=np.float32)
+    pieces = [edge]
+    for line in lines:
+        spoken, rate = synthesizer.speak(line, voice)
+        if spoken.size == 0:
+            raise SynthesisError(f"{voice.name} was silent at {line!r} of {name}")
+        pieces += [effects.resample(spoken, rate), between]
+    samples = effects.limit(np.concatenate([*pieces[:-1], edge]))
+    path = output / name / group / f"{number:04d}.wav"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_wav(path, samples)
+    return {
+        "audio_filepath": path.relative_to(output).as_posix(),
+        "text": " ".join(lines),
+        "duration": round(samples.size / effects.SAMPLE_RATE, 4),
+        "engine": voice.engine,
+        "voice": voice.name,
+        "rate": voice.rate,
+        "kind": "sentence" if len(lines) == 1 else "several",
+        "group": group,
+    }
+
+
+def make_silence(output: Path, clips: int = SILENCE_CLIPS) -> list[dict[str, Any]]:
+    """Clips in which nobody speaks, half a second to ten seconds long: zeros, coloured noise, tones and hum in turn."""
+    rng = np.random.default_rng(SILENCE_SEED)
+    entries: list[dict[str, Any]] = []
+    for number in range(clips):
+        count = int(rng.uniform(0.5, 10.0) * effects.SAMPLE_RATE)
+        level = np.float32(10 ** (-rng.uniform(6, 60) / 20))
+        kind = ("zeros", "noise", "tone", "hum")[number % 4]
+        if kind == "zeros":
+            samples = np.zeros(count, dtype=np.float32)
+        elif kind == "noise":
+            samples = effects.limit(level * effects.coloured(rng, count, float(rng.uniform(0.0, 2.0))))
+        elif kind == "tone":
+            time = np.arange(count) / effects.SAMPLE_RATE
+            samples = effects.limit(level * np.sin(2 * np.pi * rng.uniform(80, 6000) * time).astype(np.float32))
+        else:
+            samples = effects.limit(level * effects.hum(rng, count))
+        path = output / "silence" / f"{number:04d}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_wav(path, samples)
+        entries.append(
+            {
+                "audio_filepath": path.relative_to(output).as_posix(),
+                "text": "",
+                "duration": round(count / effects.SAMPLE_RATE, 4),
+                "engine": "none",
+                "voice": kind,
+                "kind": "empty",
+                "group": "silence",
+            }
+        )
+    write_lines(output / "silence.jsonl", entries)
     return entries
 
 
@@ -98,6 +157,9 @@ def main() -> None:
         entries = make_set(options.output, name, lines)
         hours = sum(entry["duration"] for entry in entries) / 3600
         print(json.dumps({"set": name, "lines": len(lines), "clips": len(entries), "hours": round(hours, 3)}))
+
+    silence = make_silence(options.output)
+    print(json.dumps({"set": "silence", "clips": len(silence)}))
 
 
 if __name__ == "__main__":

@@ -86,6 +86,7 @@ def score(model: str, data: Path, batch_size: int) -> dict[str, Any]:
             key = str(utterance.fields[by])
             sums[key] = sums.get(key, ErrorCounts()) + errors
             clips[f"{by}:{key}"] += 1
+    empty = [hypothesis for utterance, hypothesis in rows if not utterance.text]
     audio_seconds = sum(utterance.duration or 0.0 for utterance in utterances)
     return {
         "model": model,
@@ -94,6 +95,7 @@ def score(model: str, data: Path, batch_size: int) -> dict[str, Any]:
         "clips": len(rows),
         "rtf": seconds / audio_seconds,
         "threads": torch.get_num_threads(),
+        "silence": {"clips": len(empty), "with_text": sum(bool(hypothesis) for hypothesis in empty)},
         "wer": {
             by: {
                 key: {"wer": sums[key].rate, "words": sums[key].reference_length, "clips": clips[f"{by}:{key}"]}
@@ -116,8 +118,14 @@ def main() -> None:
     arguments = parser.parse_args()
     result = score(arguments.model, arguments.data, arguments.batch_size)
     print(f"{result['clips']} clips of {result['data']}, rtf {result['rtf']:.3f} on {result['threads']} threads")
+    silence = result["silence"]
+    if silence["clips"]:
+        share = silence["with_text"] / silence["clips"]
+        print(f"text on {silence['with_text']} of {silence['clips']} clips without speech ({100 * share:.1f} %)")
     for by, sums in result["wer"].items():
         for key, figures in sums.items():
+            if not figures["words"]:
+                continue
             size = f"{figures['words']} words, {figures['clips']} clips"
             print(f"{by:7} {key:24} WER {100 * figures['wer']:5.1f} %  ({size})")
     if arguments.json:

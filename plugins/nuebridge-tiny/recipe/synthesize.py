@@ -1,9 +1,13 @@
-"""Speech synthesis through the C libraries of espeak-ng and flite (ctypes, no command is run)."""
+"""Speech synthesis: espeak-ng and flite through their C libraries, Festival through a process kept open."""
 
 from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import subprocess
+import tempfile
+import wave
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +24,7 @@ _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 # espeak-ng's library knows a voice by its file; en-gb is the language of the file "en".
 _ESPEAK_FILES = {"en-gb": "en"}
 _FLITE_VOICES = ("kal", "kal16", "awb", "rms", "slt")
+_FESTIVAL_VOICES = ("ked", "kal")
 
 
 class SynthesisError(RuntimeError):
@@ -113,7 +118,7 @@ class Flite:
         self._lib.get_param_float.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_float]
         self._lib.get_param_float.restype = ctypes.c_float
         self._voices: dict[str, Any] = {}
-        self._defaults: dict[str, tuple[float, float, float]] = {}
+        self._stretch: dict[str, float] = {}
 
     def _voice(self, name: str) -> Any:
         if name not in self._voices:
@@ -124,13 +129,7 @@ class Flite:
             register.restype = ctypes.POINTER(_FliteVoice)
             register.argtypes = [ctypes.c_char_p]
             voice = register(None)
-            features = voice.contents.features
-            get = self._lib.get_param_float
-            self._defaults[name] = (
-                get(features, b"duration_stretch", 1.0),
-                get(features, b"int_f0_target_mean", 110.0),
-                get(features, b"int_f0_target_stddev", 15.0),
-            )
+            self._stretch[name] = self._lib.get_param_float(voice.contents.features, b"duration_stretch", 1.0)
             self._voices[name] = voice
         return self._voices[name]
 
@@ -138,37 +137,89 @@ class Flite:
         """The samples (-1 to 1) of a text in a voice, and their rate."""
         handle = self._voice(voice.name)
         features = handle.contents.features
-        stretch, mean, deviation = self._defaults[voice.name]
-        settings = (
-            (b"duration_stretch", stretch * voice.rate),
-            (b"int_f0_target_mean", voice.pitch or mean),
-            (b"int_f0_target_stddev", voice.pitch_range or deviation),
-        )
-        for key, value in settings:
-            self._lib.flite_feat_set_float(features, key, float(value))
-        wave = self._lib.flite_text_to_wave(text.encode(), ctypes.cast(handle, ctypes.c_void_p))
-        if not wave:
+        self._lib.flite_feat_set_float(features, b"duration_stretch", float(self._stretch[voice.name] * voice.rate))
+        # A voice's own pitch is not in its features but in its model: to set a feature, even to what
+        # `get_param_float` gives, is to take the voice's pitch away.
+        for key, value in ((b"int_f0_target_mean", voice.pitch), (b"int_f0_target_stddev", voice.pitch_range)):
+            if value:
+                self._lib.flite_feat_set_float(features, key, float(value))
+            else:
+                self._lib.flite_feat_remove(features, key)
+        spoken = self._lib.flite_text_to_wave(text.encode(), ctypes.cast(handle, ctypes.c_void_p))
+        if not spoken:
             raise SynthesisError("flite did not speak")
         try:
-            pcm = np.ctypeslib.as_array(wave.contents.samples, (wave.contents.num_samples,)).copy()
-            rate = int(wave.contents.sample_rate)
+            pcm = np.ctypeslib.as_array(spoken.contents.samples, (spoken.contents.num_samples,)).copy()
+            rate = int(spoken.contents.sample_rate)
         finally:
-            self._lib.delete_wave(wave)
+            self._lib.delete_wave(spoken)
         return pcm.astype(np.float32) / 32768.0, rate
 
 
-class Synthesizer:
-    """Both engines behind one call; engines start when first needed."""
+class Festival:
+    """Festival's diphone voices, spoken by one process that stays open."""
 
     def __init__(self) -> None:
-        self._engines: dict[str, Espeak | Flite] = {}
+        try:
+            self._process = subprocess.Popen(
+                ["festival", "--pipe"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        except FileNotFoundError:
+            raise SynthesisError("festival is not installed") from None
+        self._folder = tempfile.TemporaryDirectory(prefix="festival-")
+
+    def _run(self, *commands: str) -> None:
+        assert self._process.stdin is not None and self._process.stderr is not None
+        for command in commands:
+            self._process.stdin.write(command + "\n")
+        self._process.stdin.write('(format stderr "done\\n")\n')
+        self._process.stdin.flush()
+        for line in self._process.stderr:
+            if line.strip() == "done":
+                return
+            if "ERROR" in line:  # other lines tell of diphones that the voice lacks
+                raise SynthesisError(f"festival said: {line.strip()}")
+        raise SynthesisError("festival ended")
+
+    def speak(self, text: str, voice: Voice) -> tuple[Samples, int]:
+        """The samples (-1 to 1) of a text in a voice, and their rate."""
+        if voice.name not in _FESTIVAL_VOICES:
+            raise SynthesisError(f"festival has no voice {voice.name!r}")
+        path = Path(self._folder.name) / "spoken.wav"
+        quoted = text.replace("\\", " ").replace('"', " ")
+        self._run(
+            f"(voice_{voice.name}_diphone)",
+            f"(Parameter.set 'Duration_Stretch {voice.rate})",
+            f'(utt.save.wave (utt.synth (Utterance Text "{quoted}")) "{path}" \'riff)',
+        )
+        with wave.open(str(path), "rb") as file:
+            pcm = np.frombuffer(file.readframes(file.getnframes()), dtype=np.int16)
+            return pcm.astype(np.float32) / 32768.0, file.getframerate()
+
+
+_ENGINES: dict[str, type[Espeak] | type[Flite] | type[Festival]] = {
+    "espeak": Espeak,
+    "flite": Flite,
+    "festival": Festival,
+}
+
+
+class Synthesizer:
+    """The engines behind one call; each starts when it is first needed."""
+
+    def __init__(self) -> None:
+        self._engines: dict[str, Espeak | Flite | Festival] = {}
 
     def speak(self, text: str, voice: Voice) -> tuple[Samples, int]:
         """The samples (-1 to 1) of a text in a voice, and their rate; silence at either end is cut off."""
         if voice.engine not in self._engines:
-            if voice.engine not in ("espeak", "flite"):
+            if voice.engine not in _ENGINES:
                 raise SynthesisError(f"no engine {voice.engine!r}")
-            self._engines[voice.engine] = Espeak() if voice.engine == "espeak" else Flite()
+            self._engines[voice.engine] = _ENGINES[voice.engine]()
         samples, rate = self._engines[voice.engine].speak(text, voice)
         return trim(samples, rate), rate
 

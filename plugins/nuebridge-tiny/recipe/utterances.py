@@ -11,9 +11,14 @@ from sentences import Sentences, Utterance
 from synthesize import SynthesisError, Synthesizer
 from voices import Voice, check_trainable, random_voice
 
-EMPTY_SHARE = 0.015
-PAIR_SHARE = 0.04
-PAIR_CHARACTERS = 45
+EMPTY_SHARE = 0.04
+SEVERAL_SHARE = 0.22
+"""Share of the clips with two to five sentences, as many as fit into `LONGEST_SECONDS`."""
+ONE_BREATH_SHARE = 0.4
+"""Share of those that are spoken as one text, with the engine's own pauses."""
+LONGEST_SECONDS = 14.0
+CHARACTERS_PER_SECOND = 11.0
+"""A low estimate, so that a text is rarely spoken in vain."""
 BABBLE_CLIPS = 24
 SHORTEST_SECONDS = 0.15
 
@@ -63,6 +68,28 @@ class ClipMaker:
             raise SynthesisError(f"{voice.name} was silent at {utterance.spoken!r}")
         return samples, rate
 
+    def _several(
+        self, rng: random.Random, sentences: Sentences, voice: Voice
+    ) -> tuple[list[Utterance], list[tuple[effects.Samples, int]]]:
+        """Two to five sentences, fewer where they would be too long, and how they are spoken."""
+        said = [sentences.draw()]
+        for _ in range(rng.choice((1, 1, 1, 2, 2, 3, 4))):
+            following = sentences.draw()
+            characters = sum(len(utterance.text) for utterance in (*said, following))
+            if characters > LONGEST_SECONDS * CHARACTERS_PER_SECOND:
+                break
+            said.append(following)
+        if rng.random() < ONE_BREATH_SHARE:
+            whole = ". ".join(utterance.spoken.rstrip(" .") for utterance in said)
+            whole = whole.replace("?.", "?").replace("!.", "!")
+            pieces = [self._speak(Utterance("", whole, "several"), voice)]
+        else:
+            pieces = [self._speak(utterance, voice) for utterance in said]
+        while len(pieces) > 1 and sum(samples.size / rate for samples, rate in pieces) > LONGEST_SECONDS * voice.speed:
+            pieces.pop()
+            said.pop()
+        return said, pieces
+
     def make(self, index: int) -> Clip:
         """The clip of a number."""
         rng, noise = self._random(f"clip/{index}")
@@ -70,13 +97,13 @@ class ClipMaker:
         if pick < EMPTY_SHARE:
             return Clip(effects.nothing(noise), "", "none", "", 0.0, "empty", 0)
         sentences = Sentences(rng)
-        if pick < EMPTY_SHARE + PAIR_SHARE:
-            said = [sentences.draw(PAIR_CHARACTERS), sentences.draw(PAIR_CHARACTERS)]
+        voice = random_voice(rng)
+        if pick < EMPTY_SHARE + SEVERAL_SHARE:
+            said, pieces = self._several(rng, sentences, voice)
         else:
             said = [sentences.draw()]
-        voice = random_voice(rng)
-        pieces = [self._speak(utterance, voice) for utterance in said]
-        samples = effects.assemble(noise, pieces, self.others)
-        kind = said[0].kind if len(said) == 1 else "pair"
+            pieces = [self._speak(said[0], voice)]
+        samples = effects.assemble(noise, pieces, self.others, voice.speed)
+        kind = said[0].kind if len(said) == 1 else "several"
         text = " ".join(utterance.text for utterance in said)
         return Clip(samples, text, voice.engine, voice.name, voice.rate, kind, sentences.overlaps)

@@ -26,7 +26,10 @@ ESPEAK_OTHER = tuple(
         "steph3 travis victor zac"
     ).split()
 )
-FLITE_VOICES = {"kal16": 30, "awb": 30, "rms": 30, "kal": 10}
+FLITE_VOICES = {"kal16": 25, "awb": 33, "rms": 35, "kal": 7}
+FLITE_SHARE = 0.42
+FESTIVAL_VOICES = ("ked", "ked", "kal")
+FESTIVAL_SHARE = 0.07
 
 HELD_OUT_VARIANTS = frozenset({"f4", "m7"})
 HELD_OUT_NAMES = frozenset({"slt", "cmu_us_slt", "festvox-us-slt-hts", "us-slt-hts", "cmu_us_slt_arctic_hts"})
@@ -40,8 +43,9 @@ class HeldOutVoiceError(ValueError):
 class Voice:
     """A voice: its engine, its name, and how it speaks.
 
-    ``rate`` is in words a minute for espeak-ng and the stretch of durations for flite; ``pitch`` is 0-99 for espeak-ng
-    and in Hz for flite (0: the voice's own); ``pitch_range`` is 0-99 for espeak-ng and in Hz for flite (0: its own).
+    ``rate`` is in words a minute for espeak-ng and the stretch of durations for flite and Festival; ``pitch`` is 0-99
+    for espeak-ng and in Hz for flite (0: the voice's own); ``pitch_range`` is 0-99 for espeak-ng and in Hz for flite
+    (0: its own). ``speed`` is how much faster the recording is then played: higher, with a smaller mouth.
     """
 
     engine: str
@@ -51,6 +55,7 @@ class Voice:
     pitch_range: float = 0.0
     volume: int = 100
     word_gap: int = 0
+    speed: float = 1.0
 
 
 def is_held_out(engine: str, name: str) -> bool:
@@ -72,12 +77,32 @@ def check_trainable(voice: Voice) -> Voice:
 
 def random_voice(rng: random.Random) -> Voice:
     """A voice for training, with a random manner of speaking."""
-    if rng.random() < 0.25:
-        name = rng.choices(list(FLITE_VOICES), list(FLITE_VOICES.values()))[0]
-        stretch = round(rng.uniform(0.78, 1.3), 3)
-        pitch = round(rng.uniform(80, 200), 1) if rng.random() < 0.5 else 0.0
-        spread = round(rng.uniform(8, 40), 1) if rng.random() < 0.4 else 0.0
-        return check_trainable(Voice("flite", name, stretch, pitch, spread))
+    pick = rng.random()
+    if pick < FLITE_SHARE:
+        return check_trainable(_flite(rng))
+    if pick < FLITE_SHARE + FESTIVAL_SHARE:
+        speed = _speed(rng)
+        stretch = rng.uniform(0.75, 1.15) * speed
+        return check_trainable(Voice("festival", rng.choice(FESTIVAL_VOICES), round(stretch, 3), speed=speed))
+    return check_trainable(_espeak(rng))
+
+
+def _speed(rng: random.Random) -> float:
+    """From a larger mouth to a smaller one; the trained voices of flite and Festival are men's, so more are higher."""
+    return round(rng.uniform(0.9, 1.3), 3) if rng.random() < 0.6 else 1.0
+
+
+def _flite(rng: random.Random) -> Voice:
+    name = rng.choices(list(FLITE_VOICES), list(FLITE_VOICES.values()))[0]
+    speed = _speed(rng)
+    stretch = round(rng.uniform(0.82, 1.25) * speed, 3) if rng.random() < 0.7 else speed
+    # The pitch is what is heard after the change of speed.
+    pitch = round(rng.uniform(80, 230) / speed, 1) if rng.random() < 0.5 else 0.0
+    spread = round(rng.uniform(8, 40), 1) if rng.random() < 0.4 else 0.0
+    return Voice("flite", name, stretch, pitch, spread, speed=speed)
+
+
+def _espeak(rng: random.Random) -> Voice:
     accent = rng.choices(list(ESPEAK_ACCENTS), list(ESPEAK_ACCENTS.values()))[0]
     pick = rng.random()
     if pick < 0.15:
@@ -86,14 +111,13 @@ def random_voice(rng: random.Random) -> Voice:
         name = f"{accent}+{rng.choice(ESPEAK_COMMON)}"
     else:
         name = f"{accent}+{rng.choice(ESPEAK_OTHER)}"
-    return check_trainable(
-        Voice(
-            "espeak",
-            name,
-            rate=min(230, max(115, round(rng.gauss(168, 24)))),
-            pitch=rng.randint(25, 75),
-            pitch_range=rng.randint(25, 80),
-            volume=rng.randint(60, 100),
-            word_gap=rng.choices([0, 1, 2, 4, 8], [70, 12, 8, 6, 4])[0],
-        )
+    return Voice(
+        "espeak",
+        name,
+        rate=min(230, max(115, round(rng.gauss(168, 24)))),
+        pitch=rng.randint(25, 75),
+        pitch_range=rng.randint(25, 80),
+        volume=rng.randint(60, 100),
+        word_gap=rng.choices([0, 1, 2, 4, 8], [70, 12, 8, 6, 4])[0],
+        speed=round(rng.uniform(0.9, 1.12), 3) if rng.random() < 0.6 else 1.0,
     )

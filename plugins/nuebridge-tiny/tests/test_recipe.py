@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import json
 import random
+import shutil
 import sys
 import wave
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ import numberwords  # noqa: E402
 import sentences  # noqa: E402
 import vocabulary  # noqa: E402
 import voices  # noqa: E402
+from synthesize import Synthesizer  # noqa: E402
 from utterances import ClipMaker  # noqa: E402
 
 
@@ -34,10 +37,10 @@ def _libraries_present() -> bool:
             ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
         except OSError:
             return False
-    return True
+    return shutil.which("festival") is not None
 
 
-needs_speech = pytest.mark.skipif(not _libraries_present(), reason="espeak-ng and flite are not installed")
+needs_speech = pytest.mark.skipif(not _libraries_present(), reason="espeak-ng, flite or festival is not installed")
 
 
 def test_vocabulary_is_large_and_in_the_alphabet() -> None:
@@ -145,7 +148,9 @@ def test_held_out_voices_are_never_drawn() -> None:
     drawn = [voices.random_voice(rng) for _ in range(4000)]
     names = {voice.name for voice in drawn}
     assert not any(name.endswith(("+f4", "+m7")) or "slt" in name or "whisper" in name for name in names)
-    assert 0.2 < sum(voice.engine == "flite" for voice in drawn) / len(drawn) < 0.3
+    shares = Counter(voice.engine for voice in drawn)
+    for engine, share in (("flite", voices.FLITE_SHARE), ("festival", voices.FESTIVAL_SHARE)):
+        assert abs(shares[engine] / len(drawn) - share) < 0.03
     assert {name.partition("+")[0] for name in names} >= set(voices.ESPEAK_ACCENTS) | set(voices.FLITE_VOICES)
 
 
@@ -239,12 +244,49 @@ def test_groups_of_the_test_recordings() -> None:
 
 @needs_speech
 def test_test_recordings(tmp_path: Path) -> None:
-    lines = ["Where is the nearest station?", "I don't know."]
+    lines = ["Where is the nearest station?", "I don't know.", "It rains."]
     entries = make_test.make_set(tmp_path, "test-dev", lines)
     assert entries == _entries(tmp_path / "test-dev.jsonl")
-    assert len(entries) == 4 * len(lines)
-    for entry in entries:
-        assert entry["text"] in lines
-        assert entry["group"] in make_test.GROUPS
+    assert len(entries) == 4 * len(lines) + 1
+    for entry in entries[:-1]:
+        assert entry["text"] in lines and entry["group"] in make_test.GROUPS
         assert 0.5 < entry["duration"] < 6
         assert (tmp_path / entry["audio_filepath"]).exists()
+    several = entries[-1]
+    assert (several["group"], several["text"]) == ("espeak-several", " ".join(lines[:2]))
+    alone = [entry["duration"] for entry in entries if entry["group"] == "espeak-trained"]
+    assert several["duration"] > alone[0] + 0.3
+
+
+def test_clips_without_speech(tmp_path: Path) -> None:
+    entries = make_test.make_silence(tmp_path, clips=8)
+    assert Counter(entry["voice"] for entry in entries) == {"zeros": 2, "noise": 2, "tone": 2, "hum": 2}
+    for entry in entries:
+        with wave.open(str(tmp_path / entry["audio_filepath"])) as file:
+            samples = np.frombuffer(file.readframes(file.getnframes()), dtype=np.int16)
+        assert bool(samples.any()) == (entry["voice"] != "zeros")
+
+
+@needs_speech
+def test_clips_of_several_sentences() -> None:
+    maker = ClipMaker(3, "train")
+    clips = [maker.make(index) for index in range(60)]
+    several = [clip for clip in clips if clip.kind == "several"]
+    assert several and all(clip.samples.size < 16.5 * effects.SAMPLE_RATE for clip in several)
+    assert any(len(clip.text) > 90 for clip in several)
+
+
+@needs_speech
+def test_a_voice_of_flite_has_its_own_pitch_unless_asked() -> None:
+    speaker = Synthesizer()
+
+    def pitch(asked: float) -> float:
+        samples, rate = speaker.speak("where were you all these years", voices.Voice("flite", "awb", 1.0, asked))
+        spectrum = np.abs(np.fft.rfft(samples, 1 << 17))
+        frequencies = np.fft.rfftfreq(1 << 17, 1 / rate)
+        low = (frequencies > 70) & (frequencies < 260)
+        return float((frequencies[low] * spectrum[low]).sum() / spectrum[low].sum())
+
+    own, high = pitch(0.0), pitch(220.0)
+    assert high > own + 20
+    assert abs(pitch(0.0) - own) < 1.0  # what was asked of the last clip is forgotten
