@@ -270,14 +270,23 @@ def _read(planned: Future[_Place], sample_rate: int, ranks: Ranks, augment: Augm
 def _read_frames(planned: Future[_Place], sample_rate: int, ranks: Ranks, cached: Cached) -> Batch:
     """Reads the frames of a batch; its lengths in samples are those that the durations give."""
     place = planned.result()
-    utterances = ranks.share(place.utterances)
-    lengths = torch.tensor([round(_seconds(u) * sample_rate) for u in utterances], dtype=torch.int64)
-    features = [cached(utterance) for utterance in utterances]
-    if not features:
-        return Batch(torch.zeros(0, 0), lengths, (), place.epoch, place.following)
-    counts = torch.tensor([len(rows) for rows in features], dtype=torch.int64)
-    frames = Frames(nn.utils.rnn.pad_sequence(features, batch_first=True), counts)
-    return Batch(torch.zeros(len(features), 0), lengths, tuple(utterances), place.epoch, place.following, frames)
+    read: list[Utterance] = []
+    features: list[Tensor] = []
+    unreadable: list[str] = []
+    for utterance in ranks.share(place.utterances):
+        try:
+            features.append(cached(utterance))
+        except AudioError:  # the log named it when its frames could not be computed
+            unreadable.append(utterance.id)
+            continue
+        read.append(utterance)
+    lengths = torch.tensor([round(_seconds(u) * sample_rate) for u in read], dtype=torch.int64)
+    frames = None
+    if features:
+        counts = torch.tensor([len(rows) for rows in features], dtype=torch.int64)
+        frames = Frames(nn.utils.rnn.pad_sequence(features, batch_first=True), counts)
+    waveforms = torch.zeros(len(read), 0)
+    return Batch(waveforms, lengths, tuple(read), place.epoch, place.following, frames, tuple(unreadable))
 
 
 class _Waiting:

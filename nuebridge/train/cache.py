@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from nuebridge.contracts import SpeechEncoder, describe_part
 from nuebridge.data import Utterance
-from nuebridge.errors import AudioError, DataError, TrainingError
+from nuebridge.errors import AudioError, TrainingError
 from nuebridge.tensors import weight_hash
 
 log = logging.getLogger(__name__)
@@ -59,8 +59,11 @@ class FrameCache:
         return self._key(utterance) in self._places
 
     def read(self, utterance: Utterance) -> Tensor:
-        """The frames ``[F, E]`` of an utterance that is in the cache. Raises KeyError for another."""
-        file, start, frames = self._places[self._key(utterance)]
+        """The frames ``[F, E]`` of an utterance. Raises AudioError where they are not in the cache."""
+        place = self._places.get(self._key(utterance))
+        if place is None:
+            raise AudioError(f"{utterance.audio_filepath} could not be read when the frames were computed")
+        file, start, frames = place
         if file not in self._maps:
             whole = file.stat().st_size // ITEM_BYTES  # the last write may have been cut short
             self._maps[file] = np.memmap(file, np.float32, mode="r", shape=(whole,))
@@ -146,12 +149,16 @@ def fill(
 ) -> Iterator[int]:
     """Computes and keeps the frames of utterances that the cache lacks; yields how many are done after each batch.
 
-    Raises DataError naming an utterance that cannot be read, and TrainingError where the disk is full.
+    An utterance that cannot be read is named in the log and left out, to be counted when its turn comes. Raises
+    TrainingError where the disk is full.
     """
     encoder.eval()
     done = 0
-    for batch in _batches(cache.missing(utterances), batch_seconds):
-        waveforms = [_load(utterance, encoder.sample_rate) for utterance in batch]
+    for planned in _batches(cache.missing(utterances), batch_seconds):
+        done += len(planned)
+        batch, waveforms = _load(planned, encoder.sample_rate)
+        if not batch:
+            continue
         lengths = torch.tensor([len(waveform) for waveform in waveforms], device=encoder.device)
         padded = nn.utils.rnn.pad_sequence(waveforms, batch_first=True).to(encoder.device)
         half = precision == "bfloat16"
@@ -160,7 +167,6 @@ def fill(
         features = frames.features.float().cpu()
         for row, utterance in enumerate(batch):
             cache.write(utterance, features[row, : int(frames.lengths[row])])
-        done += len(batch)
         yield done
 
 
@@ -175,11 +181,18 @@ def _batches(utterances: Sequence[Utterance], batch_seconds: float) -> Iterator[
         yield batch
 
 
-def _load(utterance: Utterance, sample_rate: int) -> Tensor:
-    try:
-        return torch.from_numpy(utterance.load(sample_rate))
-    except AudioError as error:
-        raise DataError(f"utterance {utterance.id}: {error}") from error
+def _load(utterances: Sequence[Utterance], sample_rate: int) -> tuple[list[Utterance], list[Tensor]]:
+    """Those that can be read, and their waveforms."""
+    read, waveforms = [], []
+    for utterance in utterances:
+        try:
+            waveform = torch.from_numpy(utterance.load(sample_rate))
+        except AudioError as error:
+            log.warning("utterance %s cannot be read and is left out: %s", utterance.id, error)
+            continue
+        read.append(utterance)
+        waveforms.append(waveform)
+    return read, waveforms
 
 
 def _name(encoder: SpeechEncoder, precision: str) -> str:

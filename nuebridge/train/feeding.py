@@ -34,7 +34,7 @@ def keep_frames(
     """Computes the frames that ``cache_frozen`` asks for and that are not there yet, each rank its share.
 
     None where the configuration does not ask for it, or trains the encoder in this stage. Raises
-    TrainingError for a cache that would be too large, and DataError for audio that cannot be read.
+    TrainingError for a cache that would be too large.
     """
     if not config.cache_frozen or config.parts.encoder.is_trained:
         return None

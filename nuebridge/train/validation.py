@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from nuebridge.audio import cut_at_quiet
 from nuebridge.data import Utterance
 from nuebridge.errors import AudioError, DataError
 from nuebridge.metrics import basic_normalize, character_errors, word_errors
@@ -92,23 +93,31 @@ def _written(integration: Integration, utterances: Sequence[Utterance], batch_si
 def _spelled(integration: Integration, utterances: Sequence[Utterance], batch_size: int) -> list[str]:
     """What the CTC head spells of each utterance."""
     assert integration.ctc_head is not None
-    texts = [""] * len(utterances)
+    spelled: list[list[str]] = [[] for _ in utterances]
     order = sorted(range(len(utterances)), key=lambda index: utterances[index].duration or 0.0)
     for start in range(0, len(order), batch_size):
-        batch, waveforms = [], []
-        for index in order[start : start + batch_size]:
-            waveform = _load(utterances[index], integration.sample_rate)
-            if len(waveform) >= integration.min_audio_seconds * integration.sample_rate:
-                batch.append(index)
-                waveforms.append(waveform)
-        if not batch:
-            continue
-        lengths = torch.tensor([len(waveform) for waveform in waveforms], device=integration.device)
-        padded = nn.utils.rnn.pad_sequence(waveforms, batch_first=True).to(integration.device)
-        spelled = integration.ctc_head.greedy(integration.encode_audio(padded, lengths))
-        for index, heard in zip(batch, spelled, strict=True):
-            texts[index] = heard
-    return texts
+        pieces = [
+            (index, piece)
+            for index in order[start : start + batch_size]
+            for piece in _pieces(integration, _load(utterances[index], integration.sample_rate))
+        ]
+        for first in range(0, len(pieces), batch_size):  # a long recording has many
+            batch = pieces[first : first + batch_size]
+            lengths = torch.tensor([len(piece) for _, piece in batch], device=integration.device)
+            padded = nn.utils.rnn.pad_sequence([piece for _, piece in batch], batch_first=True)
+            heard = integration.ctc_head.greedy(integration.encode_audio(padded.to(integration.device), lengths))
+            for (index, _), text in zip(batch, heard, strict=True):
+                spelled[index].append(text)
+    return [" ".join(filter(None, texts)) for texts in spelled]
+
+
+def _pieces(integration: Integration, waveform: torch.Tensor) -> list[torch.Tensor]:
+    """A recording cut as transcribing cuts it, without what is too short to hear."""
+    bounds = [(0, len(waveform))]
+    if integration.max_audio_seconds is not None:
+        bounds = cut_at_quiet(waveform.numpy(), integration.sample_rate, integration.max_audio_seconds)
+    shortest = integration.min_audio_seconds * integration.sample_rate
+    return [waveform[start:end] for start, end in bounds if end - start >= shortest]
 
 
 def _load(utterance: Utterance, sample_rate: int) -> torch.Tensor:

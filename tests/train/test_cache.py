@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from nuebridge.data import Utterance, read_manifest
-from nuebridge.errors import ConfigError, DataError, TrainingError
+from nuebridge.errors import AudioError, ConfigError, DataError, TrainingError
 from nuebridge.model import Integration
 from nuebridge.train.cache import FrameCache, fill
 from tests.train.conftest import Configure, Run
@@ -125,10 +126,27 @@ def test_two_writers_keep_to_files_of_their_own(
         assert first.missing(utterances) == []
 
 
-def test_what_cannot_be_read_is_named(toy_integration: Integration, tmp_path: Path) -> None:
-    cache = FrameCache(tmp_path / "cache", toy_integration.encoder)
-    with pytest.raises(DataError, match="utterance gone: "):
-        list(fill(cache, toy_integration.encoder, [Utterance("gone", tmp_path / "no.wav", "low", 0.5)], 2.0, "float32"))
+def test_what_cannot_be_read_is_named_and_left_out(
+    toy_integration: Integration, utterances: list[Utterance], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lost = Utterance("gone", tmp_path / "no.wav", "low", 0.5)
+    with FrameCache(tmp_path / "cache", toy_integration.encoder) as cache:
+        assert list(fill(cache, toy_integration.encoder, [lost, utterances[0]], 0.6, "float32"))[-1] == 2
+        assert "utterance gone cannot be read and is left out" in caplog.text
+        assert cache.missing([lost, utterances[0]]) == [lost]
+        with pytest.raises(AudioError, match=r"no\.wav could not be read"):
+            cache.read(lost)
+
+
+def test_unreadable_recordings_count_against_the_limit(run: Run, corpus: Path, tmp_path: Path) -> None:
+    lines = corpus.read_text().splitlines(keepends=True)
+    lost = json.dumps({"audio_filepath": "lost.wav", "text": "low", "duration": 0.5, "id": "lost"}) + "\n"
+    data = corpus.with_name("with-lost.jsonl")
+    data.write_text("".join([*lines, lost]))
+    asked = {"data__train": str(data), "parts__encoder": {"train": False}, "cache_frozen": True}
+    run(output=str(tmp_path / "one"), **asked, data__max_unreadable=1)
+    with pytest.raises(DataError, match=r"1 utterances cannot be read \(lost\)"):
+        run(output=str(tmp_path / "none"), **asked, data__max_unreadable=0)
 
 
 def test_a_folder_that_cannot_be_made(toy_integration: Integration, tmp_path: Path) -> None:

@@ -108,6 +108,10 @@ def test_long_recordings_are_cut_as_in_transcribing(chatty: Integration, corpus:
     result = validate(chatty, utterances, text=True, **BATCH)
     written = [t.text for t in chatty.transcribe([u.audio_filepath for u in utterances])]
     assert [text for _, text in result.samples] == written[:2]
+    seen = []
+    chatty.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(int(inputs[1].max())))
+    alone = validate(chatty, utterances, text=False, **BATCH)
+    assert max(seen) <= 0.3 * chatty.sample_rate and alone.ctc_cer == result.ctc_cer is not None
 
 
 def test_nothing_but_empty_references(chatty: Integration, corpus: Path) -> None:
