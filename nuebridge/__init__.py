@@ -9,6 +9,8 @@ Everything here is imported when it is first used, so that ``import nuebridge`` 
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,9 +18,10 @@ if TYPE_CHECKING:
     from nuebridge.compose import compose
     from nuebridge.contracts import RecognitionOptions, Transcript
     from nuebridge.model import Integration
-    from nuebridge.settings import GenerationSettings, PromptTemplate, TokenBudget
+    from nuebridge.settings import ChatPrompt, GenerationSettings, PromptTemplate, TokenBudget
 
 _HOMES = {
+    "ChatPrompt": "settings",
     "load": "checkpoint",
     "save": "checkpoint",
     "push_to_hub": "checkpoint",
@@ -32,6 +35,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "ChatPrompt",
     "GenerationSettings",
     "Integration",
     "PromptTemplate",
@@ -51,3 +55,15 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(f"nuebridge.{_HOMES[name]}"), name)
+
+
+class _Package(ModuleType):
+    """Python puts a submodule into its package once it is imported: `nuebridge.compose` stays the function."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(
+            name, getattr(value, name) if name == "compose" and isinstance(value, ModuleType) else value
+        )
+
+
+sys.modules[__name__].__class__ = _Package

@@ -13,14 +13,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from nuebridge.errors import AudioTooShortError, ConfigError, SizeMismatchError
-from nuebridge.settings import PROMPT_FIELDS
+from nuebridge.errors import AudioTooShortError, ConfigError, PromptError, SizeMismatchError
+from nuebridge.settings import PROMPT_FIELDS, CtcVocabulary
+
+if TYPE_CHECKING:
+    from nuebridge.compose import Workshop
 
 
 def length_mask(lengths: Tensor, size: int) -> Tensor:
@@ -98,6 +101,9 @@ class Part(nn.Module, ABC):
     """Which modules of ``adapted_module`` get LoRA by default, in peft's words: endings of their names, a regular
     expression, or ``all-linear``: every linear layer but an output head."""
 
+    frozen_because: str | None = None
+    """Why the part's own weights cannot be trained or changed, where they cannot; LoRA beside them can be trained."""
+
     @property
     def adapted_module(self) -> nn.Module:
         """The module that LoRA is put into: the library's own model where the part wraps one, so that what is
@@ -133,6 +139,15 @@ class SourcedPart(Part):
         """
 
     @classmethod
+    def load_in(cls, workshop: Workshop, source: str, options: BaseModel, *, revision: str | None = None) -> Self:
+        """``load``, for a part that is made of other parts: ``workshop`` has the plugins and the registry to read them
+        from (:func:`nuebridge.compose.read_encoder`, :func:`nuebridge.compose.read_sourced`).
+
+        This is what nuebridge itself calls. A part that needs no others leaves it as it is.
+        """
+        return cls.load(source, options, revision=revision)
+
+    @classmethod
     def outline(cls, source: str, options: BaseModel, *, revision: str | None = None) -> Self | None:
         """What ``load`` would give but for the values of its weights, which are left on torch's meta device.
 
@@ -140,6 +155,17 @@ class SourcedPart(Part):
         tell. Raises CheckpointError, also where there are no weights to be read.
         """
         return None
+
+
+@dataclass(frozen=True)
+class CtcWeights:
+    """A CTC head that a checkpoint brings along: what its rows spell, and the rows."""
+
+    vocabulary: CtcVocabulary
+    weight: Tensor
+    """``[C, E]`` float32: row 0 is the blank, row ``i + 1`` spells ``vocabulary.symbols[i]``."""
+    bias: Tensor
+    """``[C]`` float32."""
 
 
 class SpeechEncoder(SourcedPart):
@@ -151,6 +177,8 @@ class SpeechEncoder(SourcedPart):
     """E, the width of its frames."""
     frame_rate: float
     """Nominal frames per second; exact lengths come from ``output_lengths``."""
+    max_audio_seconds: float | None = None
+    """The longest clip it reads at once, which an integration takes for its own; None where nothing bounds it."""
 
     @abstractmethod
     def forward(self, waveforms: Tensor, lengths: Tensor) -> Frames:
@@ -164,6 +192,14 @@ class SpeechEncoder(SourcedPart):
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Samples ``[B]`` to frames ``[B]``, exact, without running the network."""
 
+    @classmethod
+    def own_ctc_head(cls, source: str, options: BaseModel, *, revision: str | None = None) -> CtcWeights | None:
+        """The CTC head that the checkpoint was fine-tuned with, for the frames that ``load`` of the same gives.
+
+        None where it has none. Raises CheckpointError where it has one that cannot be used.
+        """
+        return None
+
 
 class Bridge(Part):
     """Encoder frames to audio positions in the decoder's embedding space."""
@@ -174,6 +210,8 @@ class Bridge(Part):
     """False where compression depends on the data and ``output_lengths`` is an upper bound."""
     needs_ctc: bool = False
     """True where it reads ``Frames.ctc_logits``."""
+    downsampling_factor: float | None = None
+    """Nominal encoder frames a position; None where it depends on the data, or is not told."""
 
     @classmethod
     @abstractmethod
@@ -258,6 +296,23 @@ class TextDecoder(SourcedPart):
     @abstractmethod
     def generate(self, inputs_embeds: Tensor, attention_mask: Tensor, options: GenerationOptions) -> list[Generated]:
         """Continues each left-padded row; a row's tokens do not depend on the other rows."""
+
+    def chat(self, user: str, system: str | None = None, answer: str | None = None) -> str:
+        """A conversation as the decoder was trained to read it, special tokens written out.
+
+        Without an ``answer`` it goes up to where that begins. Raises PromptError where the decoder knows no such form.
+        """
+        raise PromptError(
+            f"this decoder ({type(self).__name__}) has no chat template; write the prompt's prefix and suffix yourself"
+        )
+
+    def end_with(self, token_id: int) -> None:
+        """Makes a token the first of ``eos_token_ids``, for good. Raises PromptError where it cannot be."""
+        if self.eos_token_ids[:1] != (token_id,):
+            raise PromptError(
+                f"texts of this decoder ({type(self).__name__}) end with {self.eos_token_ids[:1]} and no other token; "
+                "write the prompt's prefix and suffix yourself"
+            )
 
 
 @dataclass(frozen=True)

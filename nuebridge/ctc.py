@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nuebridge.contracts import Frames, ParameterGroup, Part
+from nuebridge.contracts import CtcWeights, Frames, ParameterGroup, Part
 from nuebridge.settings import CtcVocabulary
 from nuebridge.tensors import load_weights, save_weights
 
@@ -32,8 +32,9 @@ class CtcHead(Part):
         super().__init__()
         self.options = vocabulary
         self.vocabulary = vocabulary
-        self.index = {symbol: i + 1 for i, symbol in enumerate(vocabulary.symbols)}
-        longest_first = sorted(vocabulary.symbols, key=len, reverse=True)
+        spelling = [(symbol, i + 1) for i, symbol in enumerate(vocabulary.symbols) if symbol not in vocabulary.silent]
+        self.index = dict(spelling)
+        longest_first = sorted(self.index, key=len, reverse=True)
         self.pattern = re.compile("|".join(map(re.escape, longest_first)))
         self.proj = nn.Linear(input_size, len(vocabulary.symbols) + 1)
 
@@ -42,6 +43,15 @@ class CtcHead(Part):
         """The head that ``save`` wrote. Raises CheckpointError."""
         head = cls(input_size, vocabulary)
         load_weights(head, folder)
+        return head
+
+    @classmethod
+    def of_checkpoint(cls, own: CtcWeights) -> Self:
+        """The head that an encoder's checkpoint brought along (:meth:`SpeechEncoder.own_ctc_head`)."""
+        head = cls(own.weight.shape[1], own.vocabulary)
+        with torch.no_grad():
+            head.proj.weight.copy_(own.weight)
+            head.proj.bias.copy_(own.bias)
         return head
 
     def save(self, folder: Path) -> None:
@@ -62,14 +72,19 @@ class CtcHead(Part):
         return "".join(self.pattern.sub("", self._folded(text)).split())
 
     def _folded(self, text: str) -> str:
-        return " ".join((text.lower() if self.vocabulary.lowercase else text).split())
+        if self.vocabulary.lowercase:
+            text = text.lower()
+        if self.vocabulary.uppercase:
+            text = text.upper()
+        return " ".join(text.split())
 
     def decode(self, indices: Sequence[int]) -> str:
-        """Text of the best symbol at every frame: repeats joined, blanks dropped."""
+        """Text of the best symbol at every frame: repeats joined, blanks and silent symbols dropped."""
         symbols, last = [], BLANK
         for index in indices:
-            if index not in (last, BLANK):
-                symbols.append(self.vocabulary.symbols[index - 1])
+            symbol = self.vocabulary.symbols[index - 1]
+            if index not in (last, BLANK) and symbol not in self.vocabulary.silent:
+                symbols.append(symbol)
             last = index
         return " ".join("".join(symbols).split())
 

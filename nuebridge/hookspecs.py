@@ -77,6 +77,11 @@ class SpeechEncoderComponent(Component):
     load: Callable[[], type[SpeechEncoder]]
     model_types: tuple[str, ...] = ()
     """Values of ``model_type`` in a checkpoint's config.json that this component claims."""
+    published: Callable[[str, BaseModel], SpeechEncoder | None] | None = None
+    """Lazily, given a hub id and options: what that checkpoint gives at full size, without its weights and without
+    asking the hub, made from the configuration that it was published with; None for one that is not known."""
+    examples: Callable[[], Mapping[str, Callable[[Path], None]]] | None = None
+    """Lazily, by name: functions that write a tiny random checkpoint into a folder, for the conformance suite."""
 
     kind = "speech encoder"
 
@@ -86,6 +91,8 @@ class BridgeComponent(Component):
     """A class of :class:`nuebridge.contracts.Bridge`."""
 
     load: Callable[[], type[Bridge]]
+    examples: Callable[[], Mapping[str, Mapping[str, Any]]] | None = None
+    """Lazily, by name: small options to test it with, as a registry entry has them. None: the defaults."""
 
     kind = "bridge"
 
@@ -97,6 +104,10 @@ class TextDecoderComponent(Component):
     load: Callable[[], type[TextDecoder]]
     model_types: tuple[str, ...] = ()
     """Values of ``model_type`` claimed; ``("*",)`` claims what no other component claims."""
+    published: Callable[[str, BaseModel], TextDecoder | None] | None = None
+    """As for encoders. Its tokenizer may have no texts, only the ids of special tokens."""
+    examples: Callable[[], Mapping[str, Callable[[Path], None]]] | None = None
+    """Lazily, by name: functions that write a tiny random checkpoint into a folder, for the conformance suite."""
 
     kind = "text decoder"
 

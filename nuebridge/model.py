@@ -37,7 +37,7 @@ from nuebridge.contracts import (
 from nuebridge.ctc import CtcHead, count_symbols, ctc_loss
 from nuebridge.data import Utterance
 from nuebridge.decoding import generate
-from nuebridge.errors import ConfigError, NumericalError, SizeMismatchError
+from nuebridge.errors import ConfigError, NumericalError, PromptError, SizeMismatchError
 from nuebridge.prompt import build_prompt, check_fields, render
 from nuebridge.settings import GenerationSettings, PromptTemplate
 from nuebridge.tensors import weight_hash
@@ -178,6 +178,34 @@ class Integration(nn.Module, Recognizer):
             low, high = (low, middle) if self._positions(middle) >= 1 else (middle, high)
         return high / self.sample_rate
 
+    def seconds_that_fit(self, positions: int) -> float:
+        """The longest clip, at most an hour, whose audio takes no more than so many positions (an upper bound of theirs
+        where the bridge knows no better)."""
+        low, high = 0, 3600 * self.sample_rate
+        if self._positions(high) <= positions:
+            return high / self.sample_rate
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._positions(middle) <= positions else (low, middle)
+        return low / self.sample_rate
+
+    def _check_room(self, positions: Tensor, seconds: Sequence[float], values: Mapping[str, str | None]) -> None:
+        """Raises PromptError where clips of so many positions ``[B]`` leave no room for text in the decoder."""
+        most = self.decoder.max_positions
+        if most is None:
+            return
+        around = sum(len(self.decoder.encode(text)) for text in render(self.prompt, values))
+        room = most - around - 1  # one token of text at least
+        row = int(positions.argmax())
+        if int(positions[row]) <= room:
+            return
+        fit = self.seconds_that_fit(room)
+        raise PromptError(
+            f"a clip of {seconds[row]:.1f} s takes {int(positions[row])} positions, but of the decoder's {most} the "
+            f"prompt leaves {max(room, 0)}: at most {fit:.1f} s of audio fit, less with room for their text; have "
+            "longer recordings cut with max_audio_seconds, or use a bridge that compresses more"
+        )
+
     def _positions(self, samples: int) -> int:
         frames = self.encoder.output_lengths(torch.tensor([samples])).clamp(min=0)
         return int(self.bridge.output_lengths(frames))
@@ -301,8 +329,12 @@ class Integration(nn.Module, Recognizer):
         render(self.prompt, values)  # what it refuses is refused before anything is computed
         lengths = torch.tensor([len(waveform) for waveform in waveforms])
         padded = nn.utils.rnn.pad_sequence(list(waveforms), batch_first=True)
-        audio = self.embed_audio(padded.to(self.device), lengths.to(self.device))
         seconds = [int(length) / self.sample_rate for length in lengths]
+        if self.bridge.lengths_are_exact:  # then it shows before the long way through the encoder
+            frames = self.encoder.output_lengths(lengths).clamp(min=0)
+            self._check_room(self.bridge.output_lengths(frames), seconds, values)
+        audio = self.embed_audio(padded.to(self.device), lengths.to(self.device))
+        self._check_room(audio.lengths, seconds, values)
         prompt = build_prompt(self.decoder, audio, self.prompt, [values] * len(seconds))
         budget, asked = self.generation.max_new_tokens, options.max_new_tokens
         generated = generate(
@@ -377,7 +409,7 @@ class Integration(nn.Module, Recognizer):
         if unknown:
             raise ConfigError(f"there is no part {unknown[0]!r}; this integration has {', '.join(self.parts)}")
         for name, part in self.parts.items():
-            part.requires_grad_(name not in parts)
+            part.requires_grad_(name not in parts and part.frozen_because is None)
 
     def _prompt_values(self, options: RecognitionOptions) -> dict[str, str | None]:
         return {

@@ -6,6 +6,7 @@ on the left and texts on the right, so that the text of every row starts at one 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from nuebridge.contracts import Frames, TextDecoder
 from nuebridge.errors import PromptError
-from nuebridge.settings import PromptTemplate
+from nuebridge.settings import ChatPrompt, PromptTemplate
 
 IGNORED = -100
 """Label of a position that no loss counts."""
@@ -29,6 +30,47 @@ class PromptBatch:
     inputs_embeds: Tensor
     attention_mask: Tensor
     labels: Tensor | None = None
+
+
+def settled(prompt: PromptTemplate | ChatPrompt, decoder: TextDecoder) -> PromptTemplate:
+    """A prompt as a checkpoint keeps it: a chat prompt becomes the prefix and suffix that the decoder's template gives.
+
+    Texts then end with the token that ends a turn, where there is a special one. Raises PromptError where the decoder
+    has no chat template, or one that leaves out the audio's place, changes it or repeats it.
+    """
+    if isinstance(prompt, PromptTemplate):
+        return prompt
+    instruction = prompt.instruction if "{audio}" in prompt.instruction else f"{{audio}}\n{prompt.instruction}".rstrip()
+    user = _marked(instruction)
+    system = None if prompt.system is None else _marked(prompt.system)
+    parts = decoder.chat(user, system).split(_MARK.format("audio"))
+    answered = decoder.chat(user, system, answer=_MARK.format("answer")).split(_MARK.format("answer"))
+    if len(parts) != 2 or len(answered) != 2:
+        raise PromptError(
+            "the decoder's chat template does not write what the user says once and as it is, so the audio has no "
+            "place in it; write the prompt's prefix and suffix yourself"
+        )
+    tail = answered[1].lstrip()
+    ends = decoder.encode(tail)[:1]
+    if ends and not decoder.decode(ends) and tail.startswith(decoder.token(ends[0])):  # a special token
+        decoder.end_with(ends[0])
+    return PromptTemplate(prefix=_unmarked(parts[0]), suffix=_unmarked(parts[1]), defaults=prompt.defaults)
+
+
+_MARK = "\ue000{}\ue001"
+"""What stands for the audio and the fields while a chat template is at work: characters for private use."""
+
+
+def _marked(text: str) -> str:
+    """A text with fields in braces, with marks for them and plain braces for doubled ones."""
+    marked = re.sub(r"(?<!\{)((?:\{\{)*)\{(\w+)\}", lambda found: found[1] + _MARK.format(found[2]), text)
+    return marked.replace("{{", "{").replace("}}", "}")
+
+
+def _unmarked(text: str) -> str:
+    """The text as a template writes it: marks become fields in braces, braces are doubled."""
+    doubled = text.replace("{", "{{").replace("}", "}}")
+    return re.sub(_MARK.format(r"(\w+)"), r"{\1}", doubled)
 
 
 def render(template: PromptTemplate, values: Mapping[str, str | None]) -> tuple[str, str]:

@@ -6,10 +6,21 @@ Plain data, validated by pydantic; no torch here.
 from __future__ import annotations
 
 import string
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 
 def _at_home(value: Path) -> Path:
@@ -81,6 +92,42 @@ class PromptTemplate(Settings):
         return self
 
 
+class ChatPrompt(Settings):
+    """The prompt that the decoder's own chat template makes, with the audio inside the user's turn.
+
+    It becomes a plain prefix and suffix when the parts are joined. ``prompt: chat`` is the short form.
+    """
+
+    template: Literal["chat"] = "chat"
+    system: str | None = None
+    """The system's turn; null: none, or the template's own."""
+    instruction: str = "Transcribe the speech."
+    """What the user says. The audio goes before it, or where ``{audio}`` stands; fields in braces as in a prefix."""
+    defaults: dict[str, str] = Field(default_factory=dict)
+    """Values of declared fields where the caller gives none."""
+
+    @model_validator(mode="after")
+    def _readable(self) -> ChatPrompt:
+        before, audio, after = self.instruction.partition("{audio}")
+        if audio and "{audio}" in after:
+            raise ValueError("the instruction has {audio} twice; there is one audio")
+        PromptTemplate(prefix=f"{self.system or ''}{before}", suffix=after, defaults=self.defaults)
+        return self
+
+
+def _prompt_kind(value: Any) -> str:
+    chat = isinstance(value, ChatPrompt) or (isinstance(value, Mapping) and "template" in value)
+    return "ChatPrompt" if chat else "PromptTemplate"
+
+
+Prompt = Annotated[
+    Annotated[PromptTemplate, Tag("PromptTemplate")] | Annotated[ChatPrompt, Tag("ChatPrompt")],
+    Discriminator(_prompt_kind),
+    BeforeValidator(lambda value: {"template": value} if value == "chat" else value),
+]
+"""A prompt as a registry file writes it."""
+
+
 class TokenBudget(Settings):
     """The most new tokens for a clip: ``int(per_second * seconds + plus)``."""
 
@@ -106,6 +153,10 @@ class CtcVocabulary(Settings):
     """One string a symbol; a space is the word boundary."""
     lowercase: bool = True
     """Text is lower-cased before it is spelled."""
+    uppercase: bool = False
+    """Text is upper-cased before it is spelled; goes with ``lowercase: false``."""
+    silent: tuple[str, ...] = ()
+    """Those of the symbols that stand for no text, for instance ``<unk>``: never spelled, and dropped when heard."""
 
     @field_validator("symbols", mode="before")
     @classmethod
@@ -121,6 +172,17 @@ class CtcVocabulary(Settings):
         if any(not symbol for symbol in value):
             raise ValueError("a symbol is empty")
         return value
+
+    @model_validator(mode="after")
+    def _agree(self) -> CtcVocabulary:
+        if self.lowercase and self.uppercase:
+            raise ValueError("text cannot be lower-cased and upper-cased; set one of lowercase and uppercase to false")
+        unknown = [symbol for symbol in self.silent if symbol not in self.symbols]
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} is said to be silent, but is not among the symbols")
+        if len(self.silent) == len(self.symbols):
+            raise ValueError("every symbol is silent, so nothing can be spelled")
+        return self
 
 
 class LoraSettings(Settings):

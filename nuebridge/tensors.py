@@ -51,7 +51,7 @@ def check_headers(folder: Path) -> None:
 
     Raises CheckpointError where there is none, or one is damaged or cut short.
     """
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(folder.rglob("*.safetensors"))  # a part that is made of others has them in folders of its own
     if not files:
         raise CheckpointError(f"{folder} holds no weights (*.safetensors); the checkpoint is incomplete: copy it again")
     for file in files:
@@ -100,7 +100,10 @@ def weight_hash(modules: Mapping[str, nn.Module], *, rounded_to: torch.dtype | N
 
 def add_to_hash(digest: hashlib._Hash, tensor: Tensor) -> None:
     """Feeds the shape and the float32 values of a tensor to a hash."""
-    array = tensor.detach().cpu().float().contiguous()
+    tensor = tensor.detach()
+    if type(tensor).dequantize is not Tensor.dequantize:  # a kind of tensor that stands for others
+        tensor = tensor.dequantize()
+    array = tensor.cpu().float().contiguous()
     digest.update(str(list(array.shape)).encode())
     digest.update(array.flatten().view(torch.uint8).numpy().data)
 

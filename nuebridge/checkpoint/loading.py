@@ -32,8 +32,9 @@ from nuebridge.lora import read_adapter, to_dtype
 from nuebridge.lora.storage import attach_adapter
 from nuebridge.model import Integration
 from nuebridge.plugins import ComponentRef, PluginManager
+from nuebridge.prompt import settled
 from nuebridge.registry import BridgeEntry, CtcHeadEntry, DecoderEntry, EncoderEntry, IntegrationEntry, Registry
-from nuebridge.registry.entries import PARTS
+from nuebridge.registry.entries import FROM_ENCODER, PARTS
 from nuebridge.settings import CtcVocabulary
 from nuebridge.tensors import check_headers, read_json, weight_hash
 
@@ -109,7 +110,7 @@ def _open_entry(entry: IntegrationEntry, revision: str | None, workshop: Worksho
     # What the registry says of an integration goes before what its checkpoint says.
     said = entry.model_fields_set
     if "prompt" in said and entry.prompt is not None:
-        integration.prompt = entry.prompt
+        integration.prompt = settled(entry.prompt, integration.decoder)
     limits: dict[str, Any] = {
         name: getattr(entry, name) for name in ("max_new_tokens", "min_new_tokens") if name in said
     }
@@ -133,9 +134,12 @@ def _check_parts(entry: IntegrationEntry, integration: Integration, workshop: Wo
         name, info = getattr(entry, part), integration.part_info.get(part)
         if name is None:
             continue
-        named = workshop.registry.resolve(section, name, workshop.manager)
+        own = part == "ctc_head" and name == FROM_ENCODER
+        named = None if own else workshop.registry.resolve(section, name, workshop.manager)
         if info is None:
             differs = "none"
+        elif named is None:
+            differs = ""
         elif isinstance(named, CtcHeadEntry):
             head = integration.ctc_head
             differs = "" if head is not None and named.vocabulary == head.vocabulary else "other symbols"

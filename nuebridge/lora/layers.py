@@ -141,6 +141,10 @@ def check_bakeable(part: Part) -> None:
     """Raises ConfigError where active LoRA is beside a weight that a module without LoRA shares, NumericalError where
     it is not finite."""
     active = [layer for layer in _layers(part) if layer.active_adapters]
+    if active and part.frozen_because is not None:
+        raise ConfigError(
+            f"LoRA cannot be merged into {type(part).__name__}: {part.frozen_because}; keep the adapter beside it"
+        )
     _check_not_shared(part, active)
     if not all(bool(torch.isfinite(parameter).all()) for layer in active for parameter in layer.parameters()):
         raise NumericalError(f"the weights of {type(part).__name__} and its LoRA are not all finite; train it anew")

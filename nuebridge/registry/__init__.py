@@ -7,6 +7,7 @@ written here: parts know their own.
 """
 
 from nuebridge.registry.entries import (
+    FROM_ENCODER,
     SECTIONS,
     BridgeEntry,
     CtcHeadEntry,
@@ -23,6 +24,7 @@ from nuebridge.registry.lookup import Registry
 
 __all__ = [
     "FILE_NAME",
+    "FROM_ENCODER",
     "SECTIONS",
     "BridgeEntry",
     "CtcHeadEntry",

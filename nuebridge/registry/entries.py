@@ -9,11 +9,13 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field, model_validator
 
-from nuebridge.settings import CtcVocabulary, PromptTemplate, Settings, TokenBudget
+from nuebridge.settings import CtcVocabulary, Prompt, Settings, TokenBudget
 
 ENTRY_NAME = re.compile(r"[a-z0-9]+([-.][a-z0-9]+)*")
 COMPONENT_ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*\.[a-z0-9]+(-[a-z0-9]+)*")
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+FROM_ENCODER = "from-encoder"
+"""In place of a CTC head's name: the one that the encoder's checkpoint was fine-tuned with."""
 _RELATIVE = ("./", "../", "~/")
 
 
@@ -73,7 +75,7 @@ class SourcedEntry(Entry):
     revision: str | None = None
     """Commit of the hub repository; null leaves open what will be downloaded, with a warning."""
     license: str | None = None
-    """SPDX identifier of the weights' license, where it is known."""
+    """SPDX identifier of the weights' license, or the hub's own such as ``llama3.2``, where it is known."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of the component."""
 
@@ -124,7 +126,9 @@ class IntegrationEntry(Entry):
     bridge: str | None = None
     decoder: str | None = None
     ctc_head: str | None = None
-    prompt: PromptTemplate | None = None
+    """A name in ``ctc_heads``, or ``from-encoder``: the head that the encoder's checkpoint brings along."""
+    prompt: Prompt | None = None
+    """Text around the audio; ``chat``: as the decoder's own chat template has it."""
     weights: WeightsSource | None = None
     """None for an integration that is composed anew, its bridge untrained."""
     max_new_tokens: TokenBudget = TokenBudget()
@@ -143,13 +147,19 @@ class IntegrationEntry(Entry):
         return self
 
 
+def _head_names(value: dict[str, CtcHeadEntry]) -> dict[str, CtcHeadEntry]:
+    if FROM_ENCODER in value:
+        raise ValueError(f"{FROM_ENCODER!r} stands for the CTC head of an encoder's checkpoint; choose another name")
+    return value
+
+
 class RegistryContents(Settings):
     """What one registry file may hold."""
 
     encoders: dict[Name, EncoderEntry] = Field(default_factory=dict)
     bridges: dict[Name, BridgeEntry] = Field(default_factory=dict)
     decoders: dict[Name, DecoderEntry] = Field(default_factory=dict)
-    ctc_heads: dict[Name, CtcHeadEntry] = Field(default_factory=dict)
+    ctc_heads: Annotated[dict[Name, CtcHeadEntry], AfterValidator(_head_names)] = Field(default_factory=dict)
     integrations: dict[Name, IntegrationEntry] = Field(default_factory=dict)
     default_integration: Name | None = None
     """The integration that commands use where none is named; a higher layer's goes before a lower one's."""

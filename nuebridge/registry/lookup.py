@@ -16,6 +16,7 @@ from nuebridge.plugins import ComponentRef, PluginManager
 from nuebridge.registry.checkpoints import entry_for
 from nuebridge.registry.entries import (
     COMPONENT_ID,
+    FROM_ENCODER,
     HUB_ID,
     PARTS,
     SECTIONS,
@@ -247,6 +248,8 @@ class Registry:
         self, one: Located, part: str, section: str, text: str, manager: PluginManager
     ) -> Iterator[Problem]:
         """Whether a part of an integration can be what it says; asks no hub."""
+        if section == "ctc_heads" and text == FROM_ENCODER:
+            return
         if section in ("encoders", "decoders") and "/" in text and HUB_ID.fullmatch(text):
             return
         try:

@@ -118,8 +118,8 @@ class LossConfig(Settings):
     """Weight of the CTC loss; needs a CTC head. At 0 the head is left as it is."""
     ctc_final: float | None = Field(default=None, ge=0)
     """The CTC weight at the last step, reached linearly; null: it stays."""
-    auxiliary: dict[str, float] = Field(default_factory=dict)
-    """Weights of what parts add to the loss, by its name; 1 where not given."""
+    auxiliary: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    """Weights of what parts add to the loss, by its name, such as a bridge's ``quantity``; 1 where not given."""
     kl: float = Field(default=0.0, ge=0)
     """Weight of the divergence KL(start || model) of the next token: holds the model near what it started from."""
     label_smoothing: Fraction = 0.0

@@ -217,7 +217,18 @@ class Stepper:
                 mask=partial(mask_frames, settings=config.spec_augment, generators=generators),
                 reference=self.reference,
             )
+        self._check_names(losses)
         return losses
+
+    def _check_names(self, losses: Losses) -> None:
+        """Raises TrainingError for the weight of a loss that no part adds: it would have no effect."""
+        for name in self.stage.config.losses.auxiliary:
+            if name not in losses.auxiliary:
+                known = ", ".join(sorted(losses.auxiliary)) or "none"
+                raise TrainingError(
+                    f"losses.auxiliary weighs {name!r}, but no part adds a loss of that name (those that are added: "
+                    f"{known}); leave it out"
+                )
 
     def _generator(self, utterance: Utterance, epoch: int) -> torch.Generator:
         """What is drawn for an utterance depends on seed, epoch and utterance, not on batch or rank."""

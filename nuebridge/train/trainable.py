@@ -58,6 +58,11 @@ def trainable_groups(integration: Integration, config: TrainConfig) -> list[dict
         settings: PartConfig = getattr(config.parts, name)
         with without_lora(part):
             chosen = _chosen(name, part, settings.train)
+        if chosen and part.frozen_because is not None:
+            raise TrainingError(
+                f"parts.{name}.train: the {name} cannot be trained, since {part.frozen_because}; set it to false, and "
+                f"parts.{name}.lora to train LoRA beside it"
+            )
         if name == "ctc_head" and chosen and config.losses.ctc == 0 and not integration.bridge.needs_ctc:
             log.warning("losses.ctc is 0: the CTC head is left as it is")
             chosen = []

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nuebridge.contracts import (
     Bridge,
+    CtcWeights,
     Frames,
     Generated,
     GenerationOptions,
@@ -21,7 +22,8 @@ from nuebridge.contracts import (
     check_not_empty,
 )
 from nuebridge.hookspecs import NoOptions
-from nuebridge.tensors import load_weights, read_json, save_weights, write_json
+from nuebridge.settings import CtcVocabulary
+from nuebridge.tensors import load_weights, read_json, read_weights, save_weights, write_json
 
 SPECIAL = {"<s>": 256, "</s>": 257}
 
@@ -33,6 +35,14 @@ def write_source(folder: Path, kind: str, hidden_size: int, seed: int = 0) -> Pa
     part = (ToyEncoder if kind == "encoder" else ToyDecoder)(hidden_size)
     part.save(folder)
     return folder
+
+
+def write_ctc_head(folder: Path, vocabulary: CtcVocabulary, hidden_size: int) -> None:
+    """A random CTC head in the folder of a toy encoder."""
+    torch.manual_seed(3)
+    (folder / "ctc").mkdir()
+    save_weights(nn.Linear(hidden_size, len(vocabulary.symbols) + 1), folder / "ctc")
+    write_json(folder / "ctc" / "vocabulary.json", vocabulary.model_dump(mode="json"))
 
 
 class _Sourced:
@@ -69,6 +79,15 @@ class ToyEncoder(_Sourced, SpeechEncoder):
         """The decoder has none, so that both kinds are tried."""
         with torch.device("meta"):
             return cls(read_json(Path(source) / "config.json")["hidden_size"])
+
+    @classmethod
+    def own_ctc_head(cls, source: str, options: BaseModel, *, revision: str | None = None) -> CtcWeights | None:
+        """What :func:`write_ctc_head` left in the folder."""
+        if not (Path(source) / "ctc" / "model.safetensors").is_file():
+            return None
+        state = read_weights(Path(source) / "ctc" / "model.safetensors")
+        vocabulary = CtcVocabulary.model_validate(read_json(Path(source) / "ctc" / "vocabulary.json"))
+        return CtcWeights(vocabulary, state["weight"], state["bias"])
 
     def parameter_groups(self) -> list[ParameterGroup]:
         names = ("weight", "bias")

@@ -47,6 +47,7 @@ def test_unknown_keys_are_reported_with_their_lines(tmp_path: Path) -> None:
         (["data.train=[]"], "data.train"),
         (["parts.bridge.learning_rate=0"], "parts.bridge.learning_rate: should be greater than 0"),
         (["losses.text=0"], "both loss weights are 0: nothing would be learned"),
+        (["losses.auxiliary.size=-1"], "losses.auxiliary.size: should be greater than or equal to 0, not -1"),
         (["losses.token_replacement=1"], "losses.token_replacement: should be less than 1"),
         (["precision=float16"], "'float16' is not known"),
         (["schedule.shape=cosin"], "did you mean 'cosine'"),
