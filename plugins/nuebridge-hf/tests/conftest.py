@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,13 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models
 from transformers import HubertConfig, HubertModel, PreTrainedTokenizerFast, Wav2Vec2Config, Wav2Vec2Model
+
+from nuebridge.contracts import Bridge, Frames
+from nuebridge.settings import NoOptions
+from nuebridge.tensors import load_weights, save_weights
+from nuebridge_hf import plugin
+from nuebridge_hf.examples.encoders import ENCODERS as ENCODER_EXAMPLES
+from nuebridge_hf.loading import quiet_transformers
 
 REFERENCE = Path(__file__).parents[3] / "tests" / "fixtures" / "nue-asr-reference"
 
@@ -137,3 +145,88 @@ def rewrite_weights() -> Callable[..., None]:
         save_file(change(state), file, metadata={"format": "pt"})
 
     return rewrite
+
+
+class EncoderCases:
+    """The tiny checkpoints of ``nuebridge_hf.examples.encoders``, each written once, and the library's own answers."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.components = {record.model_types[0]: record for record in plugin.nuebridge_speech_encoders()}
+
+    def folder(self, name: str) -> Path:
+        folder = self.root / name
+        if not folder.exists():
+            folder.mkdir()
+            ENCODER_EXAMPLES[name](folder)
+        return folder
+
+    def copy(self, name: str, target: Path) -> Path:
+        """A folder of its own, to be changed."""
+        shutil.copytree(self.folder(name), target)
+        return target
+
+    def part_class(self, name: str) -> Any:
+        return self.components[ENCODER_EXAMPLES[name].model_type].load()
+
+    def options(self, name: str, **options: Any) -> Any:
+        return self.components[ENCODER_EXAMPLES[name].model_type].options(**options)
+
+    def load(self, name: str, folder: Path | None = None, **options: Any) -> Any:
+        """The encoder of a checkpoint, in eval mode."""
+        part = self.part_class(name).load(str(folder or self.folder(name)), self.options(name, **options))
+        return part.eval()
+
+    def library(self, name: str, folder: Path | None = None, head: str = "Model") -> Any:
+        """The same checkpoint in the library's own class; of Whisper the encoder."""
+        with quiet_transformers():
+            model_class = getattr(transformers, ENCODER_EXAMPLES[name].family + head)
+            model = model_class.from_pretrained(folder or self.folder(name)).eval()
+        return model.encoder if ENCODER_EXAMPLES[name].model_type == "whisper" else model
+
+    def inputs(self, name: str, clip: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What the library's feature extractor makes of one clip ``[S]``, which is not padded."""
+        extractor = transformers.AutoFeatureExtractor.from_pretrained(self.folder(name))
+        inputs = dict(extractor(clip.numpy(), sampling_rate=16_000, return_tensors="pt"))
+        if ENCODER_EXAMPLES[name].model_type != "wav2vec2-bert":
+            inputs.pop("attention_mask", None)
+        return inputs
+
+
+@pytest.fixture(scope="session")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> EncoderCases:
+    return EncoderCases(tmp_path_factory.mktemp("encoders"))
+
+
+class PairsBridge(Bridge):
+    """Two frames a position."""
+
+    def __init__(self, input_size: int, output_size: int) -> None:
+        super().__init__()
+        self.input_size, self.output_size, self.options = input_size, output_size, NoOptions()
+        self.conv = torch.nn.Conv1d(input_size, output_size, 2, 2)
+
+    @classmethod
+    def build(cls, input_size: int, output_size: int, options: Any) -> PairsBridge:
+        return cls(input_size, output_size)
+
+    @classmethod
+    def load(cls, folder: Path, input_size: int, output_size: int, options: Any) -> PairsBridge:
+        bridge = cls(input_size, output_size)
+        load_weights(bridge, folder)
+        return bridge
+
+    def save(self, folder: Path) -> None:
+        save_weights(self, folder)
+
+    def forward(self, frames: Frames, target_lengths: torch.Tensor | None = None) -> Frames:
+        features = self.conv(frames.features.transpose(1, 2)).transpose(1, 2)
+        return Frames(features, frames.lengths // 2).zero_padding()
+
+    def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
+        return lengths // 2
+
+
+@pytest.fixture(scope="session")
+def pairs_bridge() -> type[PairsBridge]:
+    return PairsBridge

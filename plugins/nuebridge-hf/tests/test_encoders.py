@@ -318,8 +318,3 @@ def test_an_unreachable_hub_id_is_an_error(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(CheckpointError, match="neither a folder here nor a repository that can be reached"):
         HubertEncoder.load("someone/no-such-model", EncoderOptions(), revision="0" * 40)
-
-
-def test_an_adapter_after_the_encoder_is_refused(make_speech_model):
-    with pytest.raises(CheckpointError, match="add_adapter"):
-        Wav2Vec2Encoder(make_speech_model("wav2vec2", add_adapter=True))

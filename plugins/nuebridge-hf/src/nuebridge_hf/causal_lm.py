@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nuebridge.contracts import Generated, GenerationOptions, ParameterGroup, TextDecoder
-from nuebridge.errors import CheckpointError, PromptError
-from nuebridge_hf.generation import beam, generation_config, greedy, select_rows
-from nuebridge_hf.loading import (
-    OLDER_THAN_5,
-    STALE_BUFFERS,
-    load_model,
-    outline_model,
-    read_config,
-    read_json,
-    save_model,
+from nuebridge.errors import CheckpointError, ConfigError, PromptError
+from nuebridge_hf.causal_models import (
+    decoder_layers,
+    end_token_ids,
+    load_causal_lm,
+    outline_causal_lm,
+    stable_positions,
+    token_ids_in,
 )
+from nuebridge_hf.generation import beam, generation_config, greedy, select_rows
+from nuebridge_hf.loading import OLDER_THAN_5, read_config, save_model
 from nuebridge_hf.options import DecoderOptions
-from nuebridge_hf.tokenizers import Tokenizer, TransformersTokenizer, load_tokenizer
+from nuebridge_hf.tokenizers import ChatTokenizer, Tokenizer, TransformersTokenizer, load_tokenizer
 
 _SCALED_INSIDE_BEFORE_5 = {"gemma", "gemma2", "vaultgemma"}
 """Models that multiply ``inputs_embeds`` by the root of their width under 4.57, and do so in the embedding under 5."""
@@ -34,8 +34,9 @@ _SCALED_INSIDE_BEFORE_5 = {"gemma", "gemma2", "vaultgemma"}
 class CausalLm(TextDecoder):
     """A transformers model with a causal language-modelling head, and its tokenizer.
 
-    ``eos_token_ids`` end a text; by default the tokenizer's, else the model configuration's. Embeddings here are
-    what enters the first layer, whichever side of that line a release of the library scales them on.
+    ``eos_token_ids`` end a text, after the ``end_tokens`` of the options; by default the tokenizer's, else the model
+    configuration's. Embeddings here are what transformers 5 takes as ``inputs_embeds``: Gemma's scaled ones, under
+    4.57 as well, which scales them further in. Raises CheckpointError where model and tokenizer do not belong together.
     """
 
     def __init__(
@@ -54,29 +55,35 @@ class CausalLm(TextDecoder):
         self.tokenizer: Tokenizer = tokenizer
         config = model.config.get_text_config()
         self.vocab_size, self.hidden_size = self.model.get_input_embeddings().weight.shape
-        positions = getattr(config, "max_position_embeddings", None)
-        self.max_positions = None if positions is None else int(positions)
+        self.max_positions = stable_positions(config)
         if eos_token_ids is None:
-            eos_token_ids = _ids(config.eos_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id)
-        self.eos_token_ids = tuple(dict.fromkeys(int(i) for i in eos_token_ids))
+            own = tokenizer.eos_token_id
+            eos_token_ids = token_ids_in(config.eos_token_id if own is None else own)
+        first = [self._single_id(token) for token in self.options.end_tokens]
+        self.eos_token_ids = tuple(dict.fromkeys([*first, *(int(i) for i in eos_token_ids)]))
         bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else config.bos_token_id
         self.bos_token_id = bos
         self.pad_token_id = tokenizer.pad_token_id
         if self.pad_token_id is None and self.eos_token_ids:
             self.pad_token_id = self.eos_token_ids[0]
-        for token_id in (*self.eos_token_ids, *_ids(self.pad_token_id)):
+        for token_id in (*self.eos_token_ids, *token_ids_in(self.pad_token_id)):
             if not 0 <= token_id < self.vocab_size:
                 raise CheckpointError(
                     f"the tokenizer's end or padding token has id {token_id}, but the model knows {self.vocab_size} "
                     "tokens; model and tokenizer do not belong together"
                 )
-        # The library fills what a caller leaves open from here: nothing a checkpoint suggests may stay.
-        model.generation_config = generation_config(self.eos_token_ids, self.pad_token_id)
+        self._leave_nothing_to_the_checkpoint()
+        if getattr(config, "attn_logit_softcapping", None) is not None and config._attn_implementation == "sdpa":
+            model.set_attn_implementation("eager")  # 4.57 would leave the caps out, without an error
         accepted = inspect.signature(model.forward).parameters
         self._takes_positions = "position_ids" in accepted
         self._keeps_logits = "logits_to_keep" in accepted
         inside = OLDER_THAN_5 and config.model_type in _SCALED_INSIDE_BEFORE_5
-        self._inner_scale = float(config.hidden_size) ** 0.5 if inside else None
+        self._scale_inside = float(config.hidden_size) ** 0.5 if inside else None
+        if self.options.quantization is not None:
+            chosen = self.options.quantization
+            self.frozen_because = f"its weights are held in {chosen.bits} bits by {chosen.method}"
+            self.requires_grad_(False)
 
     @property
     def adapted_module(self) -> nn.Module:
@@ -94,12 +101,49 @@ class CausalLm(TextDecoder):
 
     def embed(self, token_ids: Tensor) -> Tensor:
         embeddings: Tensor = self.model.get_input_embeddings()(token_ids)
-        return embeddings if self._inner_scale is None else embeddings * self._inner_scale
+        scale = self._inner_scale
+        return embeddings if scale is None else embeddings * scale
+
+    @property
+    def _inner_scale(self) -> float | None:
+        """What the model multiplies its ``inputs_embeds`` with, rounded as it rounds it."""
+        return None if self._scale_inside is None else float(torch.tensor(self._scale_inside, dtype=self.dtype))
 
     def _model_inputs(self, inputs_embeds: Tensor) -> Tensor:
-        if self._inner_scale is not None:
-            inputs_embeds = inputs_embeds / self._inner_scale
+        scale = self._inner_scale
+        if scale is not None:
+            inputs_embeds = inputs_embeds / scale
         return inputs_embeds.to(self.dtype)
+
+    def chat(self, user: str, system: str | None = None, answer: str | None = None) -> str:
+        """As the tokenizer's chat template has it, thinking aloud turned off where the template knows of it."""
+        template = self.tokenizer.chat_template if isinstance(self.tokenizer, ChatTokenizer) else None
+        if template is None:
+            raise PromptError(
+                "the decoder's tokenizer has no chat template: it is a base model, or its tokenizer_config.json was "
+                "left behind; use the model's instruction-tuned release, or write the prompt's prefix and suffix"
+            )
+        turns = {"system": system, "user": user, "assistant": answer}
+        return template.render([{"role": role, "content": text} for role, text in turns.items() if text is not None])
+
+    def end_with(self, token_id: int) -> None:
+        token = self.token(token_id)
+        if self._single_id(token) != token_id:
+            raise PromptError(f"the token {token!r} is read as other tokens in a text, so it cannot end one")
+        self.eos_token_ids = tuple(dict.fromkeys([token_id, *self.eos_token_ids]))
+        end_tokens = tuple(dict.fromkeys([token, *self.options.end_tokens]))
+        self.options = self.options.model_copy(update={"end_tokens": end_tokens})
+        self._leave_nothing_to_the_checkpoint()
+
+    def _single_id(self, token: str) -> int:
+        ids = self.tokenizer.encode(token)
+        if len(ids) != 1:
+            raise ConfigError(f"the option end_tokens has {token!r}, which is no single token here but {len(ids)}")
+        return ids[0]
+
+    def _leave_nothing_to_the_checkpoint(self) -> None:
+        """The library fills what a caller leaves open from here: nothing a checkpoint suggests may stay."""
+        self.model.generation_config = generation_config(self.eos_token_ids, self.pad_token_id)
 
     def forward(self, inputs_embeds: Tensor, attention_mask: Tensor, num_logits: int | None = None) -> Tensor:
         arguments: dict[str, Any] = {}
@@ -151,7 +195,7 @@ class CausalLm(TextDecoder):
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """``embeddings``, ``layers.N`` and ``head``; a tied weight counts as embedding."""
-        layers = _decoder_layers(self.model)
+        layers = decoder_layers(self.model)
         in_layers = {id(parameter) for parameter in layers.parameters()}
         before: list[nn.Parameter] = list(self.model.get_input_embeddings().parameters())
         after: list[nn.Parameter] = []
@@ -174,82 +218,32 @@ class CausalLm(TextDecoder):
 
     @classmethod
     def outline(cls, source: str, options: BaseModel, *, revision: str | None = None) -> Self:
-        return cls._read(_outline_causal_lm, source, options, revision)
+        return cls._read(outline_causal_lm, source, options, revision)
 
     @classmethod
     def _read(cls, read: Callable[..., PreTrainedModel], source: str, options: BaseModel, revision: str | None) -> Self:
         assert isinstance(options, DecoderOptions)
         config = read_config(source, revision)
         tokenizer = load_tokenizer(source, revision)
-        model = read(config, source=source, revision=revision, allow_pickle=options.allow_pickle)
-        eos = _eos_token_ids(source, revision, tokenizer, config)
+        arguments: dict[str, Any] = {"revision": revision, "allow_pickle": options.allow_pickle}
+        if options.quantization is not None:
+            from nuebridge_hf.quantization import quantization_arguments
+
+            # An outline of it would be that of a model several times as large.
+            read, arguments = load_causal_lm, arguments | quantization_arguments(options.quantization)
+        model = read(config, source=source, **arguments)
+        eos = end_token_ids(source, revision, tokenizer, config)
         return cls(model, tokenizer, eos_token_ids=eos, options=options)
 
     def save(self, folder: Path) -> None:
+        if self.frozen_because is not None:
+            raise CheckpointError(
+                f"this decoder cannot be written out: {self.frozen_because}, and its source is what has them in full. "
+                'Save with weights="trained" (`nuebridge compose --weights trained`, `checkpoints.weights: trained` in '
+                "training), which names the source instead"
+            )
         save_model(self.model, folder)
         self.tokenizer.save(folder)
-
-
-def load_causal_lm(config: PretrainedConfig, *, source: str, **arguments: Any) -> PreTrainedModel:
-    """The weights of a causal language model; ``arguments`` are those of ``load_model``."""
-    model_class, config = _class_for(config, source)
-    return load_model(model_class, config, source=source, harmless=STALE_BUFFERS, **arguments)[0]
-
-
-def _outline_causal_lm(config: PretrainedConfig, *, source: str, **arguments: Any) -> PreTrainedModel:
-    model_class, config = _class_for(config, source)
-    return outline_model(model_class, config, source=source, **arguments)
-
-
-def _class_for(config: PretrainedConfig, source: str) -> tuple[Any, PretrainedConfig]:
-    """The class of a causal language model, and the configuration of it alone."""
-    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    if model_class is None:
-        raise CheckpointError(
-            f"{source!r} holds a model of type {config.model_type!r}, which is no causal language model to transformers"
-        )
-    if model_class.config_class is not type(config):  # the text half of a model of several senses
-        config = config.get_text_config()
-    return model_class, config
-
-
-def _ids(value: Any) -> list[int]:
-    """None, an id or several ids as a list."""
-    if value is None:
-        return []
-    return [int(i) for i in value] if isinstance(value, list | tuple) else [int(value)]
-
-
-def _eos_token_ids(
-    source: str, revision: str | None, tokenizer: Tokenizer, config: PretrainedConfig
-) -> list[int] | None:
-    """The tokenizer's end token, and further ones that ``generation_config.json`` names.
-
-    Models trained with a tokenizer of their own often carry the default id of their architecture
-    there, which then is some ordinary token; such an id would end texts in the middle of a word.
-    """
-    own = _ids(tokenizer.eos_token_id)
-    named = _ids((read_json(source, "generation_config.json", revision) or {}).get("eos_token_id"))
-    if not own:
-        return named or _ids(config.get_text_config().eos_token_id)
-    for token_id in named:
-        if tokenizer.is_special(token_id):
-            own.append(token_id)
-        elif token_id not in own:
-            warnings.warn(
-                f"the generation_config.json of {source!r} names the end token {token_id}, which its tokenizer reads "
-                "as ordinary text; it is not used",
-                stacklevel=3,
-            )
-    return own
-
-
-def _decoder_layers(model: nn.Module) -> nn.ModuleList:
-    """The list of transformer layers: of all module lists the one with most parameters."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    if not lists:
-        raise CheckpointError(f"{type(model).__name__} keeps its layers in no list, so they cannot be told apart")
-    return max(lists, key=lambda module: sum(parameter.numel() for parameter in module.parameters()))
 
 
 def _batches(lengths: Sequence[int], limits: Sequence[int], max_positions: int | None) -> list[list[int]]:

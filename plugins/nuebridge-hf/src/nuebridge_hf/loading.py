@@ -120,7 +120,8 @@ def config_from_dict(data: Mapping[str, Any], source: str) -> PretrainedConfig:
         )
     if fields.get("quantization_config"):
         raise CheckpointError(
-            f"{source!r} holds quantized weights, which are not supported; use the original checkpoint"
+            f"{source!r} holds quantized weights, which are not supported; use the original checkpoint, with the "
+            "option quantization where it should take less memory"
         )
     if OLDER_THAN_5:
         _write_rope_the_old_way(fields, source)
@@ -180,7 +181,7 @@ def load_model(
     reason. Returns the model and the absent names. Raises CheckpointError in one line.
     """
     if state_dict is None:
-        safe = _has_safetensors(source, revision, allow_pickle)
+        safe = has_safetensors(source, revision, allow_pickle)
         arguments |= {"revision": revision or "main", "use_safetensors": safe}
     else:
         arguments["state_dict"] = state_dict
@@ -211,7 +212,8 @@ def load_model(
             f"the weights of {source!r} do not fill a {type(model).__name__}: {'; '.join(problems)}; "
             "the checkpoint is damaged or of another kind"
         )
-    model.float()  # some families keep chosen modules in the file's precision
+    if getattr(model, "hf_quantizer", None) is None:
+        model.float()  # some families keep chosen modules in the file's precision
     return model, missing
 
 
@@ -228,7 +230,7 @@ def outline_model(
 
     Raises CheckpointError where there are no weights, or where those of a folder are damaged.
     """
-    if _has_safetensors(source, revision, allow_pickle) and is_folder(source):
+    if has_safetensors(source, revision, allow_pickle) and is_folder(source):
         check_headers(Path(source).expanduser())
     try:
         with quiet_transformers(), torch.device("meta"):
@@ -238,7 +240,7 @@ def outline_model(
     return model.float()
 
 
-def _has_safetensors(source: str, revision: str | None, allow_pickle: bool) -> bool:
+def has_safetensors(source: str, revision: str | None, allow_pickle: bool) -> bool:
     """False where the weights are pickles and those are allowed. Raises CheckpointError otherwise.
 
     Asked beforehand, since the library would go on to look for a conversion under another revision.

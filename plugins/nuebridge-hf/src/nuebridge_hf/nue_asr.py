@@ -24,7 +24,8 @@ from nuebridge.model import Integration, PartInfo
 from nuebridge.plugins import PluginManager
 from nuebridge.settings import GenerationSettings, PromptTemplate, TokenBudget
 from nuebridge.tensors import read_json, read_weights
-from nuebridge_hf.causal_lm import CausalLm, load_causal_lm
+from nuebridge_hf.causal_lm import CausalLm
+from nuebridge_hf.causal_models import load_causal_lm
 from nuebridge_hf.loading import config_from_dict, load_model
 from nuebridge_hf.tokenizers import load_tokenizer
 from nuebridge_hf.wav2vec_family import MASK_EMBEDDING, HubertEncoder, fill_mask_embedding

@@ -9,14 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 from nuebridge.hookspecs import (
     BenchBaseline,
+    BridgeComponent,
     CheckpointFormat,
     SpeechEncoderComponent,
     TextDecoderComponent,
     hookimpl,
 )
-from nuebridge_hf.options import DecoderOptions, EncoderOptions
+from nuebridge_hf.options import (
+    DecoderOptions,
+    EncoderOptions,
+    W2vBertOptions,
+    Wav2Vec2Options,
+    WhisperOptions,
+)
+from nuebridge_hf.speech_llms import records as speech_llms
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from nuebridge.bench import TrainingWork
     from nuebridge.contracts import SpeechEncoder, TextDecoder
     from nuebridge.model import Integration
@@ -35,10 +45,69 @@ def _wav2vec2() -> type[SpeechEncoder]:
     return Wav2Vec2Encoder
 
 
+def _wavlm() -> type[SpeechEncoder]:
+    from nuebridge_hf.wavlm import WavLmEncoder
+
+    return WavLmEncoder
+
+
+def _data2vec_audio() -> type[SpeechEncoder]:
+    from nuebridge_hf.data2vec import Data2VecAudioEncoder
+
+    return Data2VecAudioEncoder
+
+
+def _w2v_bert() -> type[SpeechEncoder]:
+    from nuebridge_hf.w2v_bert import W2vBertEncoder
+
+    return W2vBertEncoder
+
+
+def _whisper() -> type[SpeechEncoder]:
+    from nuebridge_hf.whisper import WhisperSpeechEncoder
+
+    return WhisperSpeechEncoder
+
+
+def _encoder_examples(model_type: str) -> Callable[[], Mapping[str, Callable[[Path], None]]]:
+    """Tiny random checkpoints of an encoder."""
+
+    def examples() -> Mapping[str, Callable[[Path], None]]:
+        from nuebridge_hf.examples.encoders import of_model_type
+
+        return of_model_type(model_type)
+
+    return examples
+
+
+def _decoder_examples() -> Mapping[str, Callable[[Path], None]]:
+    """Tiny random checkpoints of decoders."""
+    from nuebridge_hf.examples.decoders import DECODERS
+
+    return DECODERS
+
+
 def _causal_lm() -> type[TextDecoder]:
     from nuebridge_hf.causal_lm import CausalLm
 
     return CausalLm
+
+
+def _published_encoder(load: Callable[[], type[SpeechEncoder]]) -> Callable[[str, BaseModel], SpeechEncoder | None]:
+    """What a well-known checkpoint of an encoder gives at full size, without its weights."""
+
+    def published(source: str, options: BaseModel) -> SpeechEncoder | None:
+        from nuebridge_hf.published import encoder
+
+        return encoder(load(), source, options)
+
+    return published
+
+
+def _published_decoder(source: str, options: BaseModel) -> TextDecoder | None:
+    from nuebridge_hf.published import decoder
+
+    return decoder(source, options)
 
 
 def _nue_asr() -> Callable[[Path, PluginManager], Integration]:
@@ -70,36 +139,73 @@ def _is_nue_asr(config: Mapping[str, Any]) -> bool:
 
 @hookimpl
 def nuebridge_speech_encoders() -> list[SpeechEncoderComponent]:
-    """Encoders of raw audio."""
-    return [
+    """Encoders of the families that are pre-trained on speech, and those of speech-language models."""
+    families = [
         SpeechEncoderComponent(
-            name="hubert",
-            summary="HuBERT: self-supervised frames of raw audio at 50 Hz",
-            load=_hubert,
-            options=EncoderOptions,
-            model_types=("hubert",),
-        ),
-        SpeechEncoderComponent(
-            name="wav2vec2",
-            summary="wav2vec 2.0 and its multilingual kin: frames of raw audio at 50 Hz",
-            load=_wav2vec2,
-            options=EncoderOptions,
-            model_types=("wav2vec2",),
-        ),
+            name=name,
+            summary=summary,
+            load=load,
+            options=options,
+            model_types=(model_type,),
+            published=_published_encoder(load),
+            examples=_encoder_examples(model_type),
+        )
+        for name, model_type, summary, load, options in (
+            ("hubert", "hubert", "HuBERT: self-supervised frames of raw audio at 50 Hz", _hubert, EncoderOptions),
+            (
+                "wav2vec2",
+                "wav2vec2",
+                "wav2vec 2.0, XLS-R and MMS: frames of raw audio at 50 Hz",
+                _wav2vec2,
+                Wav2Vec2Options,
+            ),
+            ("wavlm", "wavlm", "WavLM: frames of raw audio at 50 Hz", _wavlm, EncoderOptions),
+            (
+                "data2vec-audio",
+                "data2vec-audio",
+                "data2vec: frames of raw audio at 50 Hz",
+                _data2vec_audio,
+                EncoderOptions,
+            ),
+            (
+                "w2v-bert",
+                "wav2vec2-bert",
+                "w2v-BERT 2.0: frames of a log-mel spectrogram at 50 Hz",
+                _w2v_bert,
+                W2vBertOptions,
+            ),
+            (
+                "whisper",
+                "whisper",
+                "Whisper's encoder: frames of a log-mel spectrogram at 50 Hz, up to 30 s",
+                _whisper,
+                WhisperOptions,
+            ),
+        )
     ]
+    return [*families, *speech_llms.encoders()]
+
+
+@hookimpl
+def nuebridge_bridges() -> list[BridgeComponent]:
+    """The bridges of published speech-language models."""
+    return speech_llms.bridges()
 
 
 @hookimpl
 def nuebridge_text_decoders() -> list[TextDecoderComponent]:
-    """One component reads them all."""
+    """One component reads them all; another knows answers with more in them than the transcript."""
     return [
+        *speech_llms.decoders(),
         TextDecoderComponent(
             name="causal-lm",
             summary="Any causal language model that transformers knows",
             load=_causal_lm,
             options=DecoderOptions,
             model_types=("*",),
-        )
+            examples=_decoder_examples,
+            published=_published_decoder,
+        ),
     ]
 
 
@@ -107,12 +213,13 @@ def nuebridge_text_decoders() -> list[TextDecoderComponent]:
 def nuebridge_checkpoint_formats() -> list[CheckpointFormat]:
     """Foreign formats."""
     return [
+        *speech_llms.formats(),
         CheckpointFormat(
             name="nue-asr",
             summary="The published Nue-ASR format: HuBERT, two convolutions and GPT-NeoX in one file",
             load=_nue_asr,
             recognizes=_is_nue_asr,
-        )
+        ),
     ]
 
 

@@ -14,12 +14,13 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import sentencepiece
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from nuebridge.errors import CheckpointError
+from nuebridge_hf.chat import ChatTemplate
 from nuebridge_hf.loading import find_file, one_line, quiet_transformers, read_json
 
 TOKENIZER_FILES = (
@@ -62,6 +63,13 @@ class Tokenizer(Protocol):
         """Writes the tokenizer's files."""
 
 
+@runtime_checkable
+class ChatTokenizer(Tokenizer, Protocol):
+    """A tokenizer that may know how conversations are written."""
+
+    chat_template: ChatTemplate | None
+
+
 class SentencePieceTokenizer:
     """A SentencePiece model with the special tokens of a ``tokenizer_config.json``.
 
@@ -101,6 +109,9 @@ class SentencePieceTokenizer:
             return None if content is None else special[content]
 
         self.bos_token_id, self.eos_token_id, self.pad_token_id = (role(name) for name in _ROLES[:2] + _ROLES[3:4])
+        template = files["chat_template.jinja"].decode() if "chat_template.jinja" in files else None
+        tokens = {name: _content(roles.get(name)) for name in _ROLES}
+        self.chat_template = ChatTemplate.of(template or config.get("chat_template"), tokens)
 
     def _special_id(self, text: str, added: Mapping[str, int], source: str) -> int:
         if text in added:
@@ -124,7 +135,9 @@ class SentencePieceTokenizer:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """White space at either end is dropped, as the library's own SentencePiece tokenizers do."""
-        text: str = self._model.decode([int(i) for i in token_ids if int(i) not in self._special_ids])
+        # Models have more tokens than their tokenizers, for round sizes; those have no text.
+        known = [i for i in map(int, token_ids) if i not in self._special_ids and i < self._model.vocab_size()]
+        text: str = self._model.decode(known)
         return text.strip()
 
     def token(self, token_id: int) -> str:
@@ -146,6 +159,7 @@ class TransformersTokenizer:
         self.bos_token_id: int | None = tokenizer.bos_token_id
         self.eos_token_id: int | None = tokenizer.eos_token_id
         self.pad_token_id: int | None = tokenizer.pad_token_id
+        self.chat_template = ChatTemplate.of(tokenizer.chat_template, tokenizer.special_tokens_map)
         self._special_ids = frozenset(tokenizer.all_special_ids) | {
             token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special
         }

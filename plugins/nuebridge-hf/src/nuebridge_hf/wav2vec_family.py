@@ -7,41 +7,49 @@ library's lets padding change the frames of a group-norm front end.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
-import torch
-from pydantic import BaseModel
 from torch import Tensor, nn
 from transformers import HubertModel, PretrainedConfig, PreTrainedModel, Wav2Vec2Model
 
-from nuebridge.contracts import Frames, ParameterGroup, SpeechEncoder, check_not_empty, length_mask
-from nuebridge.errors import CheckpointError, SizeMismatchError
-from nuebridge_hf.loading import is_folder, load_model, outline_model, read_config, read_json, save_model, write_json
+from nuebridge.contracts import Frames, ParameterGroup, length_mask
+from nuebridge_hf.conv_lengths import Convolution, fewest_inputs, lengths_after
+from nuebridge_hf.encoder_base import (
+    MASK_EMBEDDING,
+    LibraryEncoder,
+    fill_mask_embedding,
+    numpy_seeded_by_torch,
+    read_preprocessor,
+)
+from nuebridge_hf.language_adapters import LanguageAdapters
+from nuebridge_hf.loading import is_folder
 from nuebridge_hf.masked_norm import masked_group_norm
-from nuebridge_hf.options import EncoderOptions
+from nuebridge_hf.options import EncoderOptions, LayerOptions, Wav2Vec2Options
+
+__all__ = [
+    "MASK_EMBEDDING",
+    "HubertEncoder",
+    "Wav2Vec2Encoder",
+    "Wav2VecFamilyEncoder",
+    "fill_mask_embedding",
+    "normalized",
+]
 
 DEFAULT_SAMPLE_RATE = 16_000
 """Hz, of every checkpoint of these families that names no other."""
 
-_HARMLESS = {
-    r"^(lm_head|classifier|projector|layer_weights)\b": "the head of a fine-tuned recogniser or classifier",
-    r"^(quantizer|project_q|project_hid)\.": "the pre-training head",
-}
-MASK_EMBEDDING = {r"masked_spec_embed$": "only masking during training reads it"}
 
+class Wav2VecFamilyEncoder(LibraryEncoder):
+    """What HuBERT, wav2vec 2.0 and their kin have in common.
 
-class Wav2VecFamilyEncoder(SpeechEncoder):
-    """What HuBERT and wav2vec 2.0 have in common.
-
-    ``model`` is a transformers ``HubertModel`` or ``Wav2Vec2Model``; ``normalize`` scales every clip
-    to zero mean and unit variance first. In training, masking (SpecAugment) and layer drop happen as
-    the model's configuration says, drawn from torch's random state alone.
+    ``model`` is a transformers ``HubertModel`` or the like; ``normalize`` scales every clip to zero mean and unit
+    variance first.
     """
 
-    model_class: ClassVar[type[PreTrainedModel]]
-    model_type: ClassVar[str]
+    options_class = EncoderOptions
 
     def __init__(
         self,
@@ -51,52 +59,43 @@ class Wav2VecFamilyEncoder(SpeechEncoder):
         sample_rate: int = DEFAULT_SAMPLE_RATE,
         options: EncoderOptions | None = None,
     ) -> None:
-        super().__init__()
-        if getattr(model.config, "add_adapter", False):
-            raise CheckpointError(
-                "the encoder ends in an adapter that shortens its frames (add_adapter: true), which is not supported; "
-                "let the bridge do the shortening and use a checkpoint without it"
-            )
-        self.model: Any = model
-        self.options = options or EncoderOptions()
+        config = model.config
+        norm_comes_last = bool(getattr(config, "do_stable_layer_norm", False))
+        super().__init__(model, options or self.options_class(), norm="layer_norm" if norm_comes_last else None)
+        self.norm_comes_last = norm_comes_last
         self.normalize = normalize
         self.sample_rate = sample_rate
-        self.hidden_size = int(model.config.hidden_size)
-        self._convolutions = tuple(zip(model.config.conv_kernel, model.config.conv_stride, strict=True))
-        self.downsampling_factor = int(np.prod(model.config.conv_stride))
+        self._front = tuple(Convolution(k, s) for k, s in zip(config.conv_kernel, config.conv_stride, strict=True))
+        self._adapter: tuple[Convolution, ...] = ()
+        self.hidden_size = int(config.hidden_size)
+        if getattr(model, "adapter", None) is not None:
+            self.hidden_size = int(config.output_hidden_size)
+            layer = Convolution(config.adapter_kernel_size, config.adapter_stride, padding=1)
+            self._adapter = (layer,) * config.num_adapter_layers
+        self.downsampling_factor = int(np.prod([one.stride for one in (*self._front, *self._adapter)]))
         self.frame_rate = sample_rate / self.downsampling_factor
         self._frame_mask: Tensor | None = None
-        batch_norm = getattr(self.model.encoder.pos_conv_embed, "batch_norm", None)
-        if batch_norm is not None:
-            batch_norm.register_forward_hook(self._silence_padding)
+        for module in self.lifting_padding():
+            module.register_forward_hook(self._silence_padding)
 
-    @property
-    def adapted_module(self) -> nn.Module:
-        model: nn.Module = self.model
-        return model
+    def lifting_padding(self) -> list[nn.Module]:
+        """Modules before the first layer that lift padding off zero, where the next convolution would read it.
+
+        Each gives ``[B, E, F]``. Some checkpoints have a batch norm before the positional convolution.
+        """
+        batch_norm = getattr(self.stack.pos_conv_embed, "batch_norm", None)
+        return [] if batch_norm is None else [batch_norm]
 
     @property
     def min_samples(self) -> int:
-        """Samples of the shortest clip that gives a frame."""
-        samples = 1
-        for kernel, stride in reversed(self._convolutions):
-            samples = (samples - 1) * stride + kernel
-        return samples
+        return fewest_inputs((*self._front, *self._adapter))
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
-        for kernel, stride in self._convolutions:
-            lengths = _conv_lengths(lengths, kernel, stride)
-        return lengths
+        return lengths_after((*self._front, *self._adapter), lengths)
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> Frames:
-        lengths = lengths.to(waveforms.device)
-        frame_lengths = self.output_lengths(lengths)
-        check_not_empty(lengths, frame_lengths, self.min_samples, "samples", "the speech encoder")
-        longest = int(lengths.max())
-        if longest > waveforms.shape[1]:
-            raise SizeMismatchError(f"a clip of {longest} samples is said to be in waveforms of {waveforms.shape[1]}")
-        # Without this cut, padding that all clips share would cost time and count as padding below.
-        waveforms = waveforms[:, :longest]
+        waveforms, lengths, given = self.checked(waveforms, lengths)
+        frame_lengths = lengths_after(self._front, lengths)
         if self.normalize:
             waveforms = normalized(waveforms, lengths)
         features = self._front_end(waveforms.to(self.dtype), lengths)  # [B, C, F]
@@ -107,13 +106,23 @@ class Wav2VecFamilyEncoder(SpeechEncoder):
         if padded:
             hidden = hidden.masked_fill(~mask[..., None], 0)
         if self.training:
-            hidden = self._spec_augment(hidden, mask if padded else None)
+            hidden = self.masked_in_training(self.model._mask_hidden_states, hidden, mask if padded else None)
         self._frame_mask = mask if padded else None
-        hidden = self.model.encoder(hidden, attention_mask=self._frame_mask, return_dict=True)[0]
+
+        def run(stack: Any) -> Tensor:
+            output: Tensor = stack(hidden, attention_mask=self._frame_mask, return_dict=True)[0]
+            return output
+
+        hidden = self.layer_reader(self.stack, run)
         self._frame_mask = None
-        if padded:
+        if self._adapter:
+            # Every layer of it reads past a clip's end, where a bias stands: exact clip by clip.
+            with numpy_seeded_by_torch():
+                rows = [self.model.adapter(row[None, :n])[0] for row, n in zip(hidden, frame_lengths, strict=True)]
+            hidden = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        elif padded:
             hidden = hidden.masked_fill(~mask[..., None], 0)
-        return Frames(hidden, frame_lengths)
+        return Frames(hidden, given)
 
     def _front_end(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
         """``[B, S]`` to ``[B, C, F]``. No layer here reads past a clip's end to make one of its own frames."""
@@ -130,8 +139,8 @@ class Wav2VecFamilyEncoder(SpeechEncoder):
     def _convolve(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
         padded = int(lengths.min()) < waveforms.shape[1]
         hidden = waveforms[:, None]
-        for layer, (kernel, stride) in zip(self.model.feature_extractor.conv_layers, self._convolutions, strict=True):
-            lengths = _conv_lengths(lengths, kernel, stride)
+        for layer, convolution in zip(self.model.feature_extractor.conv_layers, self._front, strict=True):
+            lengths = lengths_after((convolution,), lengths)
             norm = getattr(layer, "layer_norm", None)
             if isinstance(norm, nn.GroupNorm):
                 hidden = layer.activation(masked_group_norm(layer.conv(hidden), lengths if padded else None, norm))
@@ -139,129 +148,86 @@ class Wav2VecFamilyEncoder(SpeechEncoder):
                 hidden = layer(hidden)
         return hidden
 
-    def _spec_augment(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        """The model's own masking. Clips shorter than one masked span are left as they are."""
-        config = self.model.config
-        if not getattr(config, "apply_spec_augment", True) or hidden.shape[1] < config.mask_time_length:
-            return hidden
-        # The library draws from numpy's global state; seeding it from torch's for the moment makes one
-        # state decide everything, so that a resumed training masks what an unbroken one does.
-        state = np.random.get_state()
-        np.random.seed(int(torch.randint(2**31, (1,))))
-        try:
-            masked: Tensor = self.model._mask_hidden_states(hidden, attention_mask=mask)
-        finally:
-            np.random.set_state(state)
-        return masked
-
     def _silence_padding(self, module: nn.Module, arguments: Any, output: Tensor) -> Tensor | None:
-        """The batch norm some checkpoints have before the positional convolution lifts padding off zero."""
-        return None if self._frame_mask is None else output * self._frame_mask[:, None].to(output.dtype)
+        return None if self._frame_mask is None else output.masked_fill(~self._frame_mask[:, None], 0)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        batch_norm = getattr(self.model.encoder.pos_conv_embed, "batch_norm", None)
+        batch_norm = getattr(self.stack.pos_conv_embed, "batch_norm", None)
         if batch_norm is not None:
             batch_norm.eval()  # its statistics stay the checkpoint's: those of a batch would mix its clips
         return self
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """``front_end``, ``projection``, ``layers.N`` and ``head``; empty ones are left out."""
-        model, encoder = self.model, self.model.encoder
-        before = [*model.feature_projection.parameters(), *encoder.pos_conv_embed.parameters()]
-        after = list(encoder.layer_norm.parameters())
-        if not model.config.do_stable_layer_norm:  # there the encoder's norm comes before its layers
+        """``front_end``, ``projection``, ``layers.N``, ``head`` and ``layer_weights``; empty ones are left out."""
+        model = self.model
+        before = [*model.feature_projection.parameters(), *self.stack.pos_conv_embed.parameters()]
+        after = list(self.stack.layer_norm.parameters())
+        if not self.norm_comes_last:
             before, after = before + after, []
         if hasattr(model, "masked_spec_embed"):
             before.append(model.masked_spec_embed)
-        groups = [
-            ParameterGroup("front_end", tuple(model.feature_extractor.parameters())),
-            ParameterGroup("projection", tuple(before)),
-            *(ParameterGroup(f"layers.{i}", tuple(layer.parameters())) for i, layer in enumerate(encoder.layers)),
-            ParameterGroup("head", tuple(after)),
-        ]
-        return [group for group in groups if group.parameters]
+        return self.groups(list(model.feature_extractor.parameters()), before, after)
 
     @classmethod
-    def outline(cls, source: str, options: BaseModel, *, revision: str | None = None) -> Self:
-        config = cls._config(source, revision)
-        assert isinstance(options, EncoderOptions)
-        model = outline_model(
-            cls.model_class,
-            config,
-            source=source,
-            revision=revision,
-            allow_pickle=options.allow_pickle,
-            attn_implementation="sdpa",
-        )
-        return cls._made_of(model, source, options, revision)
-
-    @classmethod
-    def _config(cls, source: str, revision: str | None) -> PretrainedConfig:
-        config = read_config(source, revision)
-        if config.model_type != cls.model_type:
-            raise CheckpointError(f"{source!r} holds a {config.model_type!r} model, not a {cls.model_type!r} one")
-        return config
-
-    @classmethod
-    def _made_of(cls, model: PreTrainedModel, source: str, options: EncoderOptions, revision: str | None) -> Self:
+    def _made_of(cls, model: PreTrainedModel, source: str, options: Any, revision: str | None) -> Self:
         normalize, sample_rate = _preprocessor(source, revision, warn=options.normalize is None)
         if options.normalize is not None:
             normalize = options.normalize
         return cls(model, normalize=normalize, sample_rate=sample_rate, options=options)
 
-    @classmethod
-    def load(cls, source: str, options: BaseModel, *, revision: str | None = None) -> Self:
-        config = cls._config(source, revision)
-        assert isinstance(options, EncoderOptions)
-        harmless = dict(_HARMLESS)
-        if config.mask_time_prob == 0 and config.mask_feature_prob == 0:
-            harmless |= MASK_EMBEDDING
-        model, missing = load_model(
-            cls.model_class,
-            config,
-            source=source,
-            revision=revision,
-            allow_pickle=options.allow_pickle,
-            harmless=harmless,
-            may_miss=MASK_EMBEDDING,
-            attn_implementation="sdpa",
-        )
-        fill_mask_embedding(model, missing, source)
-        return cls._made_of(model, source, options, revision)
-
-    def save(self, folder: Path) -> None:
-        save_model(self.model, folder)
-        write_json(
-            folder / "preprocessor_config.json",
-            {
-                "do_normalize": self.normalize,
-                "feature_extractor_type": "Wav2Vec2FeatureExtractor",
-                "feature_size": 1,
-                "padding_side": "right",
-                "padding_value": 0.0,
-                "return_attention_mask": True,
-                "sampling_rate": self.sample_rate,
-            },
-        )
+    def preprocessor(self) -> Mapping[str, Any]:
+        return {
+            "do_normalize": self.normalize,
+            "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+            "feature_size": 1,
+            "padding_side": "right",
+            "padding_value": 0.0,
+            "return_attention_mask": True,
+            "sampling_rate": self.sample_rate,
+        }
 
 
 class HubertEncoder(Wav2VecFamilyEncoder):
-    """HuBERT (Hsu et al., 2021)."""
+    """HuBERT (Hsu et al., arXiv 2106.07447)."""
 
     model_class = HubertModel
     model_type = "hubert"
 
 
 class Wav2Vec2Encoder(Wav2VecFamilyEncoder):
-    """wav2vec 2.0 (Baevski et al., 2020)."""
+    """wav2vec 2.0 (Baevski et al., arXiv 2006.11477), XLS-R and MMS (Pratap et al., arXiv 2305.13516).
+
+    An MMS checkpoint has attention adapters for each of its languages: the option ``language`` chooses.
+    """
 
     model_class = Wav2Vec2Model
     model_type = "wav2vec2"
+    options_class = Wav2Vec2Options
 
+    language_adapters: LanguageAdapters | None = None
+    """Those that are in use, where they are of one language that is known."""
 
-def _conv_lengths(lengths: Tensor, kernel: int, stride: int) -> Tensor:
-    return (torch.div(lengths - kernel, stride, rounding_mode="floor") + 1).clamp(min=0)
+    @classmethod
+    def _weights(
+        cls, config: PretrainedConfig, source: str, options: LayerOptions, revision: str | None
+    ) -> PreTrainedModel:
+        model = super()._weights(config, source, options, revision)
+        adapters = LanguageAdapters.find(source, config, options, revision)
+        if adapters is not None:
+            adapters.put_into(model)
+        return model
+
+    @classmethod
+    def _made_of(cls, model: PreTrainedModel, source: str, options: Any, revision: str | None) -> Self:
+        part = super()._made_of(model, source, options, revision)
+        part.language_adapters = LanguageAdapters.find(source, model.config, options, revision)
+        return part
+
+    def save(self, folder: Path) -> None:
+        super().save(folder)
+        if self.language_adapters is not None:
+            self.language_adapters.save(folder)
 
 
 def normalized(waveforms: Tensor, lengths: Tensor) -> Tensor:
@@ -272,29 +238,18 @@ def normalized(waveforms: Tensor, lengths: Tensor) -> Tensor:
     mean = waveforms.sum(1, keepdim=True) / count
     centred = (waveforms - mean).masked_fill(~mask, 0)
     variance = centred.square().sum(1, keepdim=True) / count
-    return centred * torch.rsqrt(variance + 1e-7)
-
-
-def fill_mask_embedding(model: Any, missing: frozenset[str], source: str) -> None:
-    """A checkpoint without the embedding that masked frames get: zero, not what happened to be drawn."""
-    if any(name.endswith("masked_spec_embed") for name in missing):
-        warnings.warn(f"{source!r} has no masked_spec_embed: masked frames are zero in training", stacklevel=3)
-        with torch.no_grad():
-            model.masked_spec_embed.zero_()
+    return centred * (variance + 1e-7).rsqrt()
 
 
 def _preprocessor(source: str, revision: str | None, *, warn: bool) -> tuple[bool, int]:
     """Whether clips are normalised, and the sample rate in Hz, as the checkpoint's preprocessor says."""
-    data = read_json(source, "preprocessor_config.json", revision)
-    if data is None:
-        nested = (read_json(source, "processor_config.json", revision) or {}).get("feature_extractor")
-        data = nested if isinstance(nested, dict) else None
+    data = read_preprocessor(source, revision)
     if data is None:
         if warn and not is_folder(source):
             warnings.warn(
                 f"no preprocessor_config.json was found for {source!r}: clips are not normalised. If it has one, "
                 "download it, or set the option normalize",
-                stacklevel=3,
+                stacklevel=4,
             )
         return False, DEFAULT_SAMPLE_RATE
     return bool(data.get("do_normalize", True)), int(data.get("sampling_rate", DEFAULT_SAMPLE_RATE))
