@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from nuebridge.checkpoint.saving import save
 from nuebridge.errors import CheckpointError
@@ -33,17 +33,25 @@ def fetch(hub_id: str, revision: str | None) -> Path:
 
 
 def push_to_hub(
-    integration: Integration, repo_id: str, *, private: bool = False, weights: Literal["all", "trained"] = "all"
+    integration: Integration,
+    repo_id: str,
+    *,
+    private: bool = False,
+    weights: Literal["all", "trained"] = "all",
+    card: str | None = None,
 ) -> str:
     """Saves an integration and uploads it to a hub repository, made where it does not exist.
 
-    Parts that came from a folder of this machine are uploaded whole, and the folder's name is left out: nobody
-    else has it. Uses the token that ``hf auth login`` stored. Returns the commit's address. Raises CheckpointError.
+    Parts that came from a folder of this machine are uploaded whole, and the names of folders are left out, those of
+    training data included: nobody else has them. ``card`` becomes its README.md. Uses the token that ``hf auth login``
+    stored. Returns the commit's address. Raises CheckpointError.
     """
     from huggingface_hub import HfApi
 
     with tempfile.TemporaryDirectory() as folder, _without_folders(integration):
         save(integration, Path(folder) / "model", weights=weights)
+        if card is not None:
+            (Path(folder) / "model" / "README.md").write_text(card, encoding="utf-8")
         try:
             api = HfApi()
             api.create_repo(repo_id, private=private, exist_ok=True)
@@ -58,12 +66,30 @@ def push_to_hub(
 
 @contextmanager
 def _without_folders(integration: Integration) -> Iterator[None]:
-    """Within the block, parts that came from a folder have no source."""
-    before = dict(integration.part_info)
+    """Within the block, parts that came from a folder have no source, and no training history names folders."""
+    before, history = dict(integration.part_info), integration.training_history
+    adapters = {name: adapter.training for name, adapter in integration.adapters.items()}
     for name, info in before.items():
         if info.source is not None and (is_local(info.source) or Path(info.source).exists()):
             integration.part_info[name] = replace(info, source=None, revision=None, source_hash=None)
+    integration.training_history = without_folders(history)
+    for name, training in adapters.items():
+        integration.adapters[name].training = without_folders(training)
     try:
         yield
     finally:
         integration.part_info.update(before)
+        integration.training_history = history
+        for name, training in adapters.items():
+            integration.adapters[name].training = training
+
+
+def without_folders(value: Any) -> Any:
+    """JSON-ready data in which every absolute path is its last name alone."""
+    if isinstance(value, dict):
+        return {key: without_folders(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [without_folders(one) for one in value]
+    if isinstance(value, str) and (Path(value).is_absolute() or value.startswith("~/")):
+        return Path(value).name
+    return value

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 
 from nuebridge.checkpoint.schema import CONFIG_FILE, DTYPES, MODEL_TYPE, SCHEMA_VERSION, parse_dtype
 from nuebridge.contracts import SourcedPart, describe_part
@@ -40,10 +41,10 @@ def save(
         raise CheckpointError(f"unknown choice of weights {weights!r}; allowed: all, trained")
     packed = [pack_adapter(integration, adapter) for adapter in integration.adapters.values()]
     with base_weights(integration):
-        stored = _storage_dtype(integration, dtype)
+        stored = storage_dtype(integration, dtype)
         check_target(folder, overwrite)
         left_out = _untouched(integration) if weights == "trained" else frozenset()
-        with whole_folder(folder) as aside, _stored_as(integration, stored):
+        with whole_folder(folder) as aside, stored_as(integration, stored):
             _write(integration, aside, stored, left_out, packed)
 
 
@@ -127,9 +128,9 @@ def _dtype_name(dtype: torch.dtype) -> str:
 
 
 @contextmanager
-def _stored_as(integration: Integration, dtype: torch.dtype) -> Iterator[None]:
+def stored_as(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """Within the block what a checkpoint holds stands in another precision; afterwards as it was."""
-    kept = [(tensor, tensor.data) for tensor in _stored_tensors(integration)]
+    kept = [(tensor, tensor.data) for tensor in _stored_tensors(module)]
     try:
         for tensor, data in kept:
             tensor.data = data.to(dtype)
@@ -139,14 +140,17 @@ def _stored_as(integration: Integration, dtype: torch.dtype) -> Iterator[None]:
             tensor.data = data
 
 
-def _stored_tensors(integration: Integration) -> list[torch.Tensor]:
+def _stored_tensors(module: nn.Module) -> list[torch.Tensor]:
     """The floating-point parameters and buffers that a checkpoint holds, each once."""
-    state = integration.state_dict(keep_vars=True)
+    state = module.state_dict(keep_vars=True)
     return list({id(tensor): tensor for tensor in state.values() if tensor.is_floating_point()}.values())
 
 
-def _storage_dtype(integration: Integration, asked: str | torch.dtype | None) -> torch.dtype:
-    """Raises CheckpointError for a precision that checkpoints do not have."""
+def storage_dtype(integration: Integration, asked: str | torch.dtype | None) -> torch.dtype:
+    """The precision asked for, else the one that loses nothing.
+
+    Raises CheckpointError for a precision that checkpoints do not have.
+    """
     chosen = parse_dtype(asked)
     if chosen is None:
         tensors = _stored_tensors(integration)

@@ -21,7 +21,9 @@ from nuebridge.cli import _adapters, _bench, _data, _plugins, _registry
 from nuebridge.cli._adapt import adapt
 from nuebridge.cli._compose import compose
 from nuebridge.cli._context import CliContext
+from nuebridge.cli._export import export
 from nuebridge.cli._group import Verbs
+from nuebridge.cli._push import push
 from nuebridge.cli._train import train
 from nuebridge.cli._transcribe import transcribe
 from nuebridge.errors import NuebridgeError, PluginError
@@ -40,6 +42,8 @@ app.command()(transcribe)
 app.command()(compose)
 app.command()(train)
 app.command()(adapt)
+app.command()(export)
+app.command()(push)
 app.add_typer(_bench.verbs, name="bench")
 app.add_typer(_data.verbs, name="data")
 app.add_typer(_adapters.verbs, name="adapters")

@@ -42,7 +42,11 @@ def show(
     registry: RegistryFiles = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show the entry of a name, in every section that has it."""
+    """Show the entry of a name, in every section that has it, and how large it is.
+
+    Sizes, rates and the audio that fits are computed from the published configuration (or from that of a folder), not
+    from the weights; no hub is asked.
+    """
     from nuebridge.config import suggestion
     from nuebridge.errors import RegistryError
 
@@ -52,12 +56,18 @@ def show(
     if not found:
         known = sorted({known for section in merged.sections for known in merged.names(section)})
         raise RegistryError(f"no {name!r} in the registry{suggestion(name, known, 'known')}")
+    sizes = {one.section: size for one in found if (size := _size(one, merged, context)) is not None}
     if as_json:
-        print_json([{"section": one.section, "name": one.name, **_entry(one)} for one in found])
+        print_json(
+            [
+                {"section": one.section, "name": one.name, **_entry(one), "computed": sizes.get(one.section)}
+                for one in found
+            ]
+        )
     else:
         for one in found:
             typer.echo(f"{one.section}.{one.name}  ({one.layer.label}, {one.place})")
-            for line in _fields(one.entry):
+            for line in [*_fields(one.entry), *_size_lines(sizes.get(one.section))]:
                 typer.echo(line)
     starts = tuple(f"{one.section}.{one.name}." for one in found)
     for problem in merged.check(context.manager):
@@ -104,6 +114,31 @@ def check(
     typer.echo(f"{file}: {entries} entries, no errors")
 
 
+@verbs.command()
+def pin(
+    file: Annotated[Path, typer.Argument(help="The registry file to write revisions into.")], as_json: JsonFlag = False
+) -> None:
+    """Write the commits that the hub serves now into a registry file, wherever a hub source has no revision.
+
+    Comments and order stay. The exit status is 1 where the hub did not tell of a source; the others are written.
+    """
+    from dataclasses import asdict
+
+    from nuebridge.registry.pinning import pin as pin_file
+
+    found = pin_file(file)
+    if as_json:
+        print_json([asdict(one) for one in found])
+    else:
+        for line in columns([(one.key, one.source, one.revision or "not pinned") for one in found]) if found else []:
+            typer.echo(line)
+        for reason in dict.fromkeys(one.error for one in found if one.error):
+            warn(reason)
+        typer.echo(f"{file}: {sum(one.revision is not None for one in found)} of {len(found)} pinned")
+    if any(one.error for one in found):
+        raise typer.Exit(1)
+
+
 def describe(registry: Registry, problems: Sequence[Problem]) -> dict[str, Any]:
     """What ``registry list --json`` prints.
 
@@ -114,7 +149,9 @@ def describe(registry: Registry, problems: Sequence[Problem]) -> dict[str, Any]:
     ``problems`` lists objects with ``severity`` (``error`` or ``warning``), ``file``, ``line`` (or null),
     ``key`` (dotted) and ``message``.
 
-    ``show NAME --json`` prints a list of such entries, each with ``section`` and ``name`` before;
+    ``show NAME --json`` prints a list of such entries, each with ``section`` and ``name`` before and ``computed``
+    behind: null for a bridge or CTC head, else an object of ``error``, or of ``basis`` and what
+    :mod:`nuebridge.sizes` tells of it;
     ``check FILE --json`` an object of ``file``, ``ok``, and ``errors`` and ``warnings`` as above.
     """
     described: dict[str, Any] = {
@@ -123,6 +160,58 @@ def describe(registry: Registry, problems: Sequence[Problem]) -> dict[str, Any]:
     described["default_integration"] = registry.default_integration
     described["problems"] = [_problem(problem) for problem in problems]
     return described
+
+
+def _size(one: Located, registry: Registry, context: CliContext) -> dict[str, Any] | None:
+    """What can be told of an entry's size, or why nothing can; None for what has no size by itself."""
+    from dataclasses import asdict
+
+    from nuebridge.errors import NuebridgeError
+    from nuebridge.registry import DecoderEntry, EncoderEntry, IntegrationEntry
+
+    if not isinstance(one.entry, EncoderEntry | DecoderEntry | IntegrationEntry):
+        return None
+    try:
+        from nuebridge.compose import Workshop
+        from nuebridge.sizes import entry_size
+
+        computed = entry_size(one.entry, one.name, Workshop(context.manager, registry))
+    except (NuebridgeError, ImportError) as error:
+        return {"error": str(error)}
+    return {"basis": computed.basis, **asdict(computed.size)}
+
+
+def _size_lines(size: dict[str, Any] | None) -> list[str]:
+    if size is None:
+        return []
+    if "error" in size:
+        return [f"  size: not known: {size['error']}"]
+    lines = [f"  computed from {size['basis']}, not from the weights:"]
+    parts = size.get("parts", {"": size})
+    lines += [f"    {f'{name}: ' if name else ''}{_part_line(part)}" for name, part in parts.items()]
+    if "parts" in size:
+        lines.append(f"    {size['positions_per_second']:g} audio positions a second")
+        lines.append(f"    shortest clip {size['min_audio_seconds']:.3f} s, longest {_longest_clip(size)}")
+    return lines
+
+
+def _part_line(part: dict[str, Any]) -> str:
+    units = {"hidden_size": "wide", "sample_rate": "Hz", "frame_rate": "frames a second"}
+    units |= {"vocab_size": "tokens", "max_positions": "positions"}
+    told = [
+        f"{part[key]:g} {unit}" if key == "frame_rate" else f"{part[key]} {unit}"
+        for key, unit in units.items()
+        if part[key] is not None
+    ]
+    return ", ".join([f"{part['parameters'] / 1e6:.2f} M parameters", *told])
+
+
+def _longest_clip(size: dict[str, Any]) -> str:
+    if size["longest_audio_seconds"] is None:
+        return "not bounded"
+    prompt = size["prompt_positions"]
+    around = "the prompt's own text not counted" if prompt is None else f"beside {prompt} tokens of prompt"
+    return f"{size['longest_audio_seconds']:g} s beside the longest text that it may write ({around})"
 
 
 def _entry(one: Located) -> dict[str, Any]:
