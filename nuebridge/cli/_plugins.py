@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,6 +27,41 @@ def list_plugins(ctx: typer.Context, as_json: JsonFlag = False) -> None:
     """List the installed plugins; the same as `nuebridge plugins`."""
     above = ctx.parent is not None and ctx.parent.params["as_json"]
     print_plugins(ctx.obj, as_json or above)
+
+
+@verbs.command("new")
+def new(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="The package's name, lower-case words joined by hyphens.")],
+    encoder: Annotated[bool, typer.Option("--encoder", help="With a speech encoder.")] = False,
+    bridge: Annotated[bool, typer.Option("--bridge", help="With a bridge; so too where no part is asked for.")] = False,
+    decoder: Annotated[bool, typer.Option("--decoder", help="With a text decoder.")] = False,
+    checkpoint_format: Annotated[
+        bool, typer.Option("--checkpoint-format", help="With a checkpoint format that loads as it is.")
+    ] = False,
+    registry_file: Annotated[bool, typer.Option("--registry-file", help="With a registry file.")] = False,
+    command: Annotated[bool, typer.Option("--command", help="With a command.")] = False,
+    bench_baseline: Annotated[
+        bool, typer.Option("--bench-baseline", help="With a baseline for `nuebridge bench train`.")
+    ] = False,
+    output: Annotated[Path | None, typer.Option(help="Folder to write it to [default: ./NAME].")] = None,
+) -> None:
+    """Write a new plugin: a package with working parts, tests and CI, to be changed into your own."""
+    from nuebridge.scaffold import KINDS, PackageNames, check_free, new_plugin
+
+    names = PackageNames.parse(name)
+    check_free(names, ctx.obj.manager)
+    flags = (encoder, bridge, decoder, checkpoint_format, registry_file, command, bench_baseline)
+    asked = [kind for kind, wanted in zip(KINDS, flags, strict=True) if wanted]
+    folder = Path(name) if output is None else output.expanduser()
+    written = new_plugin(names, asked, folder)
+    for file in written.files:
+        typer.echo(f"  {file}")
+    typer.echo(f"the plugin {names.plugin!r} is written to {folder}, with: {', '.join(written.kinds)}")
+    if written.brought and asked:
+        needing = ", ".join(kind for kind in asked if KINDS[kind].brings)
+        typer.echo(f"({', '.join(written.brought)}: because {needing} needs them)")
+    typer.echo(f"next: cd {folder} && pip install -e '.[dev]' && pytest; then see README.md")
 
 
 def print_plugins(context: CliContext, as_json: bool) -> None:

@@ -1,24 +1,34 @@
-"""The plugin that docs/plugins.md builds works as it stands there."""
+"""The plugins that the documentation builds work as they stand there."""
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from toy.parts import write_source
 
-from nuebridge.contracts import Frames
-from nuebridge.errors import AudioTooShortError, ConfigError
+from nuebridge.checkpoint import load, outline
+from nuebridge.compose import Workshop, compose
+from nuebridge.contracts import Frames, SpeechEncoder
+from nuebridge.errors import AudioTooShortError, CheckpointError, ConfigError
 from nuebridge.hookspecs import BridgeComponent
 from nuebridge.plugins import ComponentRef, PluginManager
-from nuebridge.registry import Registry
+from nuebridge.registry import Layer, Registry
+from tests.distributions import temporary_site
 from tests.docs.blocks import ROOT, blocks, write_titled
 
-GUIDE = ROOT / "docs/plugins.md"
+GUIDE = ROOT / "docs/plugin-guide.md"
+ENSEMBLE = ROOT / "docs/examples/nuebridge-ensemble"
 
 
 def announce(folder: Path, name: str, entry_point: str) -> None:
@@ -80,7 +90,7 @@ def test_it_keeps_the_contract(tmp_path: Path, component: ComponentRef[BridgeCom
 
 
 def test_the_command_of_the_guide(tmp_path: Path) -> None:
-    (block,) = [block for block in blocks(GUIDE, "python") if "nuebridge_cli_commands" in block.text]
+    (block,) = [block for block in blocks(ROOT / "docs/plugins.md", "python") if "nuebridge_cli_commands" in block.text]
     (tmp_path / "greeting.py").write_text(block.text)
     announce(tmp_path, "nuebridge-greeting", "greeting = greeting")
     program = str(Path(sys.executable).parent / "nuebridge")
@@ -89,3 +99,86 @@ def test_the_command_of_the_guide(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "hello reader\n"), done.stderr
     listed = subprocess.run([program, "--help"], env=environment, capture_output=True, text=True)
     assert "Greets." in listed.stdout
+
+
+def own_tests(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Runs the tests of a package whose source folder is as good as installed."""
+    path = os.pathsep.join([str(folder / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "tests"]
+    return subprocess.run(
+        [*command, "--import-mode=importlib"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_tests_of_the_guide_pass(folder: Path) -> None:
+    done = own_tests(folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert int(re.findall(r"(\d+) passed", done.stdout)[0]) > 10  # the rules of the suite, and one
+
+
+def test_the_guide_s_part_of_parts_is_one() -> None:
+    (block,) = [block for block in blocks(GUIDE, "python") if "class Pair" in block.text]
+    names: dict[str, Any] = {}
+    exec(compile(block.text, str(block), "exec"), names)
+    for name in ("load", "load_in"):
+        given = inspect.signature(getattr(names["Pair"], name)).parameters
+        assert list(given) == list(inspect.signature(getattr(SpeechEncoder, name)).parameters)
+
+
+@pytest.fixture
+def ensemble(tmp_path: Path) -> Path:
+    """A copy of the example, so that nothing is written beside it."""
+    shutil.copytree(ENSEMBLE, tmp_path / "ensemble", ignore=shutil.ignore_patterns(".*", "__pycache__"))
+    announce(tmp_path / "ensemble/src", "nuebridge-ensemble", "ensemble = nuebridge_ensemble")
+    return tmp_path / "ensemble"
+
+
+def test_the_tests_of_the_ensemble_pass(ensemble: Path) -> None:
+    done = own_tests(ensemble)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_ensemble_goes_all_the_way(
+    ensemble: Path,
+    toy_site: Path,
+    toy_registry_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two encoders of another plugin as one: composed, trained a step, looked at, saved whole and in part, loaded."""
+    with temporary_site(ensemble / "src") as site:
+        manager = PluginManager.discover({}, path=[*site.path, str(toy_site)])
+        write_source(tmp_path / "other", "encoder", 8, seed=3)
+        (tmp_path / "registry.yaml").write_text(
+            "encoders:\n  both:\n    component: ensemble.encoders\n    source: ./\n"
+            "    options: {encoders: [chunks, 'toy.encoder:./other']}\n"
+        )
+        files = [toy_registry_file, tmp_path / "registry.yaml"]
+        workshop = Workshop(manager, Registry([Layer("option", file) for file in files]))
+        given = {"manager": manager, "registry": workshop.registry}
+        integration = compose("both", "pairs", "bytes", "letters", **given)
+        assert integration.encoder.hidden_size == 20
+        assert integration.part_info["encoder"].distribution == "nuebridge-ensemble"
+        waveform = torch.randn(900, generator=torch.Generator().manual_seed(0))
+        losses = integration(waveform[None], torch.tensor([900]), ["one"])
+        losses.text.backward()
+        assert all(parameter.grad is not None for parameter in integration.encoder.parameters())
+        expected = integration.transcribe(waveform.numpy(), max_new_tokens=8)[0].token_ids
+        integration.save(tmp_path / "all")
+        integration.save(tmp_path / "trained", weights="trained")
+        assert not (tmp_path / "trained/encoder").exists()
+        outlined = outline(str(tmp_path / "all"), replace(workshop, outlines=True))
+        assert outlined.encoder.hidden_size == 20
+        assert {parameter.device.type for parameter in outlined.encoder.parameters()} == {"meta"}
+        for name in ("all", "trained"):
+            loaded = load(tmp_path / name, **given)
+            assert loaded.weight_hash() == integration.weight_hash()
+            assert loaded.transcribe(waveform.numpy(), max_new_tokens=8)[0].token_ids == expected
+        shutil.rmtree(tmp_path / "other")
+        assert load(tmp_path / "all", **given).weight_hash() == integration.weight_hash()
+        with pytest.raises(CheckpointError, match="saved without its encoder"):
+            load(tmp_path / "trained", **given)

@@ -135,8 +135,8 @@ def test_everything_from_a_checkout_that_then_goes_away(machine: Machine, checko
 
 
 def test_a_plugin_from_outside_is_seen_and_used(machine: Machine, tmp_path: Path) -> None:
-    """The one of docs/plugins.md, by its registry entry, with the parts of tiny-en as its neighbours."""
-    write_titled(ROOT / "docs/plugins.md", tmp_path / "nuebridge-stack")
+    """The one of docs/plugin-guide.md, by its registry entry, with the parts of tiny-en as its neighbours."""
+    write_titled(ROOT / "docs/plugin-guide.md", tmp_path / "nuebridge-stack")
     machine.pip("install", tmp_path / "nuebridge-stack")
     (plugin,) = machine.plugins()["stack"]
     assert (plugin["distribution"], plugin["version"], plugin["state"]) == ("nuebridge-stack", "1.0.0", "loaded")
@@ -214,3 +214,19 @@ def test_plugins_that_cannot_be_used_stop_nothing(machine: Machine, tmp_path: Pa
     clean = machine.run("nuebridge", "transcribe", "sample.wav")
     assert words(clean.stdout) == sample_words()
     assert "plugin" not in clean.stderr
+
+
+def test_a_new_plugin_from_nothing_to_a_transcript(machine: Machine, tmp_path: Path) -> None:
+    """One script, which edits nothing: the package is written, installed, tested, named and used."""
+    environment = machine.environment | {"PATH": f"{machine.venv / 'bin'}{os.pathsep}{machine.environment['PATH']}"}
+    done = subprocess.run(
+        ["bash", ROOT / "tests/install/new_plugin.sh", machine.folder / "sample.wav"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"\d+ passed", done.stdout)
+    assert "first  (nuebridge-first 0.1.0)" in done.stdout
+    machine.pip("uninstall", "--yes", "nuebridge-first")
