@@ -15,10 +15,10 @@ SAMPLE := plugins/nuebridge-tiny/src/nuebridge_tiny/sample.wav
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test lint types imports unit test-slow test-install acceptance docs reference format tiny-en speech clean
+.PHONY: help demo setup test lint types imports unit test-slow test-conformance test-install fairseq2 test-fairseq2 acceptance docs reference format tiny-en speech clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 demo: $(VENV)/.installed  ## transcribe the sample recording with the embedded model
 	@$(OFFLINE) $(BIN)/nuebridge transcribe $(SAMPLE)
@@ -38,7 +38,7 @@ imports: $(VENV)/.installed-dev  ## the import rules alone (`make test` has them
 	$(BIN)/lint-imports
 
 # One thread is the fastest for models this small, and the steadiest on a busy machine; two processes share the files.
-unit test-slow: export OMP_NUM_THREADS := 1
+unit test-slow test-conformance: export OMP_NUM_THREADS := 1
 
 unit: $(VENV)/.installed-dev
 	$(OFFLINE) $(PYTEST) -q -n 2 --dist loadfile --ignore=tests/acceptance tests plugins apps
@@ -46,8 +46,17 @@ unit: $(VENV)/.installed-dev
 test-slow: setup  ## tests that take minutes
 	$(OFFLINE) $(PYTEST) -q -n 2 --dist loadfile -m slow --ignore=tests/acceptance tests plugins apps
 
+test-conformance: setup  ## every component with all its examples, and the table encoder x bridge x decoder
+	$(OFFLINE) $(PYTEST) -q -n 2 --dist worksteal -m "not slow" tests/conformance
+
 test-install: setup  ## installs into fresh environments, with plugins from outside the repository
 	$(PYTEST) -q -m install tests/install
+
+fairseq2:  ## an environment that nuebridge-fairseq2 runs in, into .venv-fairseq2 (7 GB)
+	.ci/fairseq2.sh install
+
+test-fairseq2:  ## nuebridge-fairseq2's tests and the host's, in that environment
+	.ci/fairseq2.sh
 
 acceptance: setup  ## measures what the model cards and the issue promise
 	$(OFFLINE) $(PYTEST) -q -s -m "not browser and not install" tests/acceptance
@@ -64,7 +73,7 @@ tiny-en: setup  ## make the embedded default model again (hours; stages resume)
 	$(MAKE) -C plugins/nuebridge-tiny/recipe PYTHON=$(abspath $(BIN)/python)
 
 clean:  ## remove the environments and everything built
-	rm -rf $(VENV) .venv-old site build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-old .venv-fairseq2 site build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find nuebridge plugins apps tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- environments -------------------------------------------------------------------------------

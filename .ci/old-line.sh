@@ -23,6 +23,15 @@ EOF
 
 # Not the demo (gradio needs huggingface_hub 1 or later), nor what only looks at the source or the documents.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
-exec "$venv/bin/python" -m pytest -q -n 2 --dist loadfile tests plugins \
+
+# What is saved under either line loads under the other, with the same outputs.
+exchange=$(mktemp -d)
+trap 'rm -rf "$exchange"' EXIT
+.venv/bin/python -m tests.conformance.exchange write "$exchange/new"
+"$venv/bin/python" -m tests.conformance.exchange read "$exchange/new"
+"$venv/bin/python" -m tests.conformance.exchange write "$exchange/old"
+.venv/bin/python -m tests.conformance.exchange read "$exchange/old"
+
+"$venv/bin/python" -m pytest -q -n 2 --dist loadfile tests plugins \
   --ignore=tests/acceptance --ignore=tests/docs --ignore=tests/install \
   --ignore=tests/test_architecture.py

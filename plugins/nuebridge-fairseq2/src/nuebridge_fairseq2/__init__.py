@@ -1,0 +1,1 @@
+"""Speech encoders of the fairseq2 library, for nuebridge."""
