@@ -189,21 +189,24 @@ class Integration(nn.Module, Recognizer):
             low, high = (middle, high) if self._positions(middle) <= positions else (low, middle)
         return low / self.sample_rate
 
-    def _check_room(self, positions: Tensor, seconds: Sequence[float], values: Mapping[str, str | None]) -> None:
+    def _room(self, values: Mapping[str, str | None]) -> int | None:
+        """The positions that a prompt with these values leaves for audio, with one for text; None: no end of them."""
+        around = render(self.prompt, values)
+        if self.decoder.max_positions is None:
+            return None
+        return self.decoder.max_positions - sum(len(self.decoder.encode(text)) for text in around) - 1
+
+    def _check_room(self, room: int | None, positions: Tensor, seconds: Sequence[float]) -> None:
         """Raises PromptError where clips of so many positions ``[B]`` leave no room for text in the decoder."""
-        most = self.decoder.max_positions
-        if most is None:
-            return
-        around = sum(len(self.decoder.encode(text)) for text in render(self.prompt, values))
-        room = most - around - 1  # one token of text at least
         row = int(positions.argmax())
-        if int(positions[row]) <= room:
+        if room is None or int(positions[row]) <= room:
             return
         fit = self.seconds_that_fit(room)
         raise PromptError(
-            f"a clip of {seconds[row]:.1f} s takes {int(positions[row])} positions, but of the decoder's {most} the "
-            f"prompt leaves {max(room, 0)}: at most {fit:.1f} s of audio fit, less with room for their text; have "
-            "longer recordings cut with max_audio_seconds, or use a bridge that compresses more"
+            f"a clip of {seconds[row]:.1f} s takes {int(positions[row])} positions, but of the decoder's "
+            f"{self.decoder.max_positions} the prompt leaves {max(room, 0)}: at most {fit:.1f} s of audio fit, less "
+            "with room for their text; have longer recordings cut with max_audio_seconds, or use a bridge that "
+            "compresses more"
         )
 
     def _positions(self, samples: int) -> int:
@@ -326,15 +329,15 @@ class Integration(nn.Module, Recognizer):
     def recognize(self, waveforms: Sequence[Tensor], options: RecognitionOptions) -> list[Transcript]:
         """One transcript a waveform, as one batch. What a clip gives does not depend on the others."""
         values = self._prompt_values(options)
-        render(self.prompt, values)  # what it refuses is refused before anything is computed
+        room = self._room(values)  # what the prompt refuses is refused before anything is computed
         lengths = torch.tensor([len(waveform) for waveform in waveforms])
         padded = nn.utils.rnn.pad_sequence(list(waveforms), batch_first=True)
         seconds = [int(length) / self.sample_rate for length in lengths]
         if self.bridge.lengths_are_exact:  # then it shows before the long way through the encoder
             frames = self.encoder.output_lengths(lengths).clamp(min=0)
-            self._check_room(self.bridge.output_lengths(frames), seconds, values)
+            self._check_room(room, self.bridge.output_lengths(frames), seconds)
         audio = self.embed_audio(padded.to(self.device), lengths.to(self.device))
-        self._check_room(audio.lengths, seconds, values)
+        self._check_room(room, audio.lengths, seconds)
         prompt = build_prompt(self.decoder, audio, self.prompt, [values] * len(seconds))
         budget, asked = self.generation.max_new_tokens, options.max_new_tokens
         generated = generate(

@@ -1,35 +1,41 @@
 """Whether parts under these licenses may be shared as one model: a small table, read conservatively.
 
-Identifiers are those of the hub: SPDX in lower case, and names of its own for models' community licenses. Whatever is
-not in the table is unknown, and unknown is said. This is no legal advice, and cards that use it say so too.
+The table is in ``licenses.yaml`` beside this file. Whatever is not in it is unknown, and unknown is said. This is no
+legal advice, and cards that use it say so too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Literal
 
-PERMISSIVE = frozenset(
-    "0bsd apache-2.0 bsd bsd-2-clause bsd-3-clause cc-by-3.0 cc-by-4.0 cc0-1.0 isc mit mit-0 unlicense zlib".split()
-)
-"""Allow everything, on condition at most that they and the authors are named."""
-OWN_TERMS = {
-    "gemma": "Google's Gemma terms of use, with its prohibited uses, go along with every copy and derivative",
-    "llama2": "Meta's Llama 2 license, with its acceptable use policy, goes along with every copy and derivative",
-    **{
-        f"llama{version}": f"Meta's Llama {version} license goes along with every copy and derivative: name it, show "
-        "'Built with Llama', and begin the name of the model with 'Llama'"
-        for version in ("3", "3.1", "3.2", "3.3", "4")
-    },
-}
-"""Licenses of one publisher, whose terms every derivative carries on; each with what it asks for."""
-SHARE_ALIKE = frozenset("agpl-3.0 cc-by-sa-3.0 cc-by-sa-4.0 gpl-2.0 gpl-3.0 lgpl-3.0 mpl-2.0".split())
-"""Derivatives are under the same license."""
-NON_COMMERCIAL = frozenset("cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0".split())
-"""What holds such a part is for non-commercial use as a whole."""
-NO_DERIVATIVES = frozenset("cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0".split())
-"""May be shared unchanged only."""
+from nuebridge.config import load_yaml
+from nuebridge.settings import Settings
+
+
+class LicenseTable(Settings):
+    """What ``licenses.yaml`` beside this file says: identifiers by what they allow."""
+
+    permissive: frozenset[str]
+    own_terms: dict[str, str]
+    share_alike: frozenset[str]
+    non_commercial: frozenset[str]
+    no_derivatives: frozenset[str]
+
+    @property
+    def known(self) -> frozenset[str]:
+        """All that it says something of."""
+        others = self.share_alike | self.non_commercial | self.no_derivatives
+        return self.permissive | others | frozenset(self.own_terms)
+
+
+@lru_cache(maxsize=1)
+def license_table() -> LicenseTable:
+    """The table that comes with nuebridge."""
+    return load_yaml(Path(__file__).with_name("licenses.yaml"), LicenseTable)
 
 
 @dataclass(frozen=True)
@@ -50,18 +56,19 @@ def judge_licenses(licenses: Mapping[str, str | None]) -> Judgement:
     a part without permission for derivatives: no; an unknown license: unknown; two licenses that each want to govern
     the whole (share-alike, non-commercial, a publisher's own terms): unknown; one such: on its conditions; else yes.
     """
+    table = license_table()
     by_license: dict[str | None, list[str]] = {}
     for part, name in licenses.items():
         by_license.setdefault(None if name is None else name.lower(), []).append(part)
-    fixed = [name for name in by_license if name in NO_DERIVATIVES]
-    unknown = [name for name in by_license if name is None or not _known(name)]
-    governing = [name for name in by_license if name is not None and name not in PERMISSIVE and _known(name)]
+    fixed = [name for name in by_license if name in table.no_derivatives]
+    unknown = [name for name in by_license if name is None or name not in table.known]
+    governing = [name for name in by_license if name in table.known and name not in table.permissive]
     reasons = [f"{_of(by_license[name])}: {name} does not allow sharing a changed or combined work" for name in fixed]
     for name in unknown:
         what = "its license is not known" if name is None else f"{name} is not a license that this table knows"
         reasons.append(f"{_of(by_license[name])}: {what}; read its terms before sharing")
-    reasons += [f"{_of(by_license[name])}: {_condition(name)}" for name in governing if name not in fixed]
-    free = [name for name in by_license if name in PERMISSIVE]
+    reasons += [f"{_of(by_license[name])}: {_condition(name, table)}" for name in governing if name not in fixed]
+    free = [name for name in by_license if name in table.permissive]
     reasons += [f"{_of(by_license[name])}: {name} allows it, with its notice kept" for name in free]
     told = tuple(reasons)
     if fixed:
@@ -76,16 +83,12 @@ def judge_licenses(licenses: Mapping[str, str | None]) -> Judgement:
     return Judgement("yes", free[0] if len(free) == 1 and free[0] is not None else None, told)
 
 
-def _known(name: str) -> bool:
-    return name in PERMISSIVE | SHARE_ALIKE | NON_COMMERCIAL | NO_DERIVATIVES or name in OWN_TERMS
-
-
-def _condition(name: str) -> str:
-    if name in OWN_TERMS:
-        return OWN_TERMS[name]
-    if name in SHARE_ALIKE:
+def _condition(name: str | None, table: LicenseTable) -> str:
+    if name in table.own_terms:
+        return table.own_terms[name]
+    if name in table.share_alike:
         return f"{name} asks that the whole be shared under the same license"
-    alike = ", and asks that the whole be shared under the same license" if "-sa-" in name else ""
+    alike = ", and asks that the whole be shared under the same license" if "-sa-" in str(name) else ""
     return f"{name} allows no commercial use, so neither does the whole{alike}"
 
 

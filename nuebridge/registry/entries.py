@@ -75,7 +75,7 @@ class SourcedEntry(Entry):
     revision: str | None = None
     """Commit of the hub repository; null leaves open what will be downloaded, with a warning."""
     license: str | None = None
-    """SPDX identifier of the weights' license, or the hub's own such as ``llama3.2``, where it is known."""
+    """SPDX identifier of the weights' license, or the hub's own name for it, where it is known."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of the component."""
 
