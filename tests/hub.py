@@ -12,6 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import pytest
+
 Files = dict[str, bytes]
 
 
@@ -125,6 +127,21 @@ def _oid(content: bytes) -> str:
     return hashlib.sha1(content).hexdigest()
 
 
+def set_offline(monkeypatch: pytest.MonkeyPatch, offline: bool) -> None:
+    """As the variable HF_HUB_OFFLINE would, which is read once, when huggingface_hub is imported."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    forget_sessions()
+
+
+def forget_sessions() -> None:
+    """Before release 1 of huggingface_hub, sessions stay as offline as they began."""
+    from huggingface_hub import utils
+
+    getattr(utils, "reset_sessions", lambda: None)()
+
+
 @contextmanager
 def running_hub() -> Iterator[Hub]:
     """A hub that answers within the block."""
@@ -137,3 +154,4 @@ def running_hub() -> Iterator[Hub]:
         hub.shutdown()
         hub.server_close()
         thread.join()
+        forget_sessions()

@@ -19,7 +19,7 @@ from nuebridge.errors import CheckpointError, ConfigError
 from nuebridge.lora import retrain
 from nuebridge.model import Integration
 from nuebridge.publishing import Measured, judge_licenses, model_card, read_evaluation
-from tests.hub import Hub, running_hub
+from tests.hub import Hub, running_hub, set_offline
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -35,7 +35,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
             constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
         )
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        set_offline(monkeypatch, False)
         yield hub
 
 
@@ -96,10 +96,8 @@ def test_what_was_pushed_comes_back(
     )
     assert pinned.weight_hash() == loaded.weight_hash()
 
-    from huggingface_hub import constants
-
     asked = len(hub.asked)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    set_offline(monkeypatch, True)
     assert again().weight_hash() == loaded.weight_hash()
     assert len(hub.asked) == asked
 
@@ -127,9 +125,8 @@ def test_adapters_name_no_folders_either(hub: Hub, toy_integration: Integration)
 
 
 def test_a_hub_that_cannot_be_reached(hub: Hub, toy_integration: Integration, monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub import constants
 
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    set_offline(monkeypatch, True)
     with pytest.raises(CheckpointError, match=r"cannot upload to me/toys \(.*check the name, the connection and `hf"):
         push_to_hub(toy_integration, "me/toys")
 

@@ -11,7 +11,7 @@ from nuebridge.cli import main
 from nuebridge.errors import ConfigError, RegistryError
 from nuebridge.registry import packaged_file
 from nuebridge.registry.pinning import pin
-from tests.hub import running_hub
+from tests.hub import running_hub, set_offline
 
 FILE = """\
 # Mine.
@@ -106,7 +106,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     with running_hub() as hub:
         hub.repositories["org/one"] = {"config.json": b"{}"}
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        set_offline(monkeypatch, False)
         with pytest.raises(SystemExit) as end:
             main(["registry", "pin", str(file)])
         printed = capsys.readouterr()
