@@ -18,11 +18,16 @@ from typing import Any
 import torch
 
 from nuebridge.checkpoint import load, save
+from nuebridge.errors import CheckpointError, PluginError
 from nuebridge.model import Integration
 from nuebridge.testing.integrations import batch, clips, evaluated, is_tie, recognized
 from tests.conformance.combinations import Combination, bridges, composed, decoders, encoders, manager, registry
 
 TOLERANCE = 2e-4
+FEWEST = 20
+"""Checkpoints that must be there to compare."""
+UNKNOWN = " does not know "
+"""Said of a kind of model that is younger than the line that reads."""
 
 
 def combinations() -> Iterator[Combination]:
@@ -72,16 +77,27 @@ def write(root: Path) -> int:
 
 def read(root: Path) -> int:
     """Loads every combination; returns how many are not what they were."""
-    failed = 0
-    files = sorted(root.glob("*.json"))
-    for file in files:
-        integration = load(file.with_suffix(""), manager=manager(), registry=registry())
+    same = failed = 0
+    for file in sorted(root.glob("*.json")):
+        try:
+            integration = load(folder_of(file), manager=manager(), registry=registry())
+        except (CheckpointError, PluginError) as error:
+            unknown = UNKNOWN in str(error)
+            failed += not unknown
+            print(f"{file.stem}: {'left out: ' if unknown else ''}{error}")
+            continue
         wrong = differences(integration, json.loads(file.read_text()))
         failed += bool(wrong)
+        same += not wrong
         for one in wrong:
             print(f"{file.stem}: {one}")
-    print(f"{len(files) - failed} of {len(files)} checkpoints of the other line give the same")
-    return failed if files else 1
+    print(f"{same} checkpoints of the other line give the same, {failed} do not")
+    return failed if same >= FEWEST else 1
+
+
+def folder_of(file: Path) -> Path:
+    """The checkpoint whose outputs a file has."""
+    return file.parent / file.name.removesuffix(".json")
 
 
 def main() -> None:

@@ -276,7 +276,8 @@ WHOLE: dict[str, Callable[..., None]] = {
 
 def encoder_examples(model_type: str) -> Mapping[str, Callable[[Path], None]]:
     """The encoder out of a whole checkpoint; none where the installed transformers does not know it."""
-    return {"tiny": WHOLE[model_type]} if model_type in CONFIG_MAPPING else {}
+    known_by = {"granite_speech": "granite_speech_encoder"}.get(model_type, model_type)
+    return {"tiny": WHOLE[model_type]} if known_by in CONFIG_MAPPING else {}
 
 
 def write_marked_lm(folder: Path) -> None:

@@ -38,6 +38,9 @@ def _voxtral_encoder() -> type[SpeechEncoder]:
 
 
 def _granite_encoder() -> type[SpeechEncoder]:
+    from nuebridge_hf.speech_llms.known import need
+
+    need("granite_speech_encoder")
     from nuebridge_hf.speech_llms.granite_speech import GraniteSpeechEncoder
 
     return GraniteSpeechEncoder
@@ -77,6 +80,9 @@ def _voxtral() -> Load:
 
 
 def _granite_speech() -> Load:
+    from nuebridge_hf.speech_llms.known import need
+
+    need("granite_speech_encoder")  # 4.57 knows the whole and cannot read its encoder alone
     from nuebridge_hf.speech_llms.granite_speech import load_granite_speech
 
     return load_granite_speech
