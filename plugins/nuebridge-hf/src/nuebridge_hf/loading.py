@@ -160,7 +160,10 @@ def _write_rope_the_old_way(data: dict[str, Any], source: str) -> None:
         data["rope_theta"] = data["rotary_emb_base"] = rope.pop("rope_theta")
     if "partial_rotary_factor" in rope:
         data["partial_rotary_factor"] = data["rotary_pct"] = rope.pop("partial_rotary_factor")
-    data["rope_scaling"] = None if rope.get("rope_type", "default") == "default" else rope
+    if data.get("model_type") == "phi3" and rope.get("rope_type") == "longrope":  # there just these three may be
+        data.setdefault("original_max_position_embeddings", rope.get("original_max_position_embeddings"))
+        rope = {"type": "longrope", "short_factor": rope["short_factor"], "long_factor": rope["long_factor"]}
+    data["rope_scaling"] = None if rope.get("rope_type", rope.get("type", "default")) == "default" else rope
 
 
 def load_model(
