@@ -27,13 +27,13 @@ Run = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     """A hub that huggingface_hub asks instead of the real one, with an empty cache."""
-    from huggingface_hub import constants
+    from huggingface_hub import constants, file_download
 
     with running_hub() as hub:
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
+        for module in (constants, file_download):  # before release 1 the second has a copy
+            template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=module is constants)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         set_offline(monkeypatch, False)
         yield hub

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nuebridge.plugins import PluginManager
     from nuebridge.testing.rules import Broken, Check
-    from nuebridge.testing.subjects import Subject
+    from nuebridge.testing.subject import Subject
 
 __all__ = ["Broken", "Check", "Subject", "checks", "conformance", "subjects"]
 
-_HOMES = {"Broken": "rules", "Check": "rules", "Subject": "subjects", "checks": "suite", "subjects": "suite"}
+_HOMES = {"Broken": "rules", "Check": "rules", "Subject": "subject", "checks": "suite", "subjects": "suite"}
 
 
 def __getattr__(name: str) -> Any:

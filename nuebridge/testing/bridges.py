@@ -10,7 +10,7 @@ from torch import Tensor
 from nuebridge.contracts import Bridge, Frames
 from nuebridge.errors import AudioTooShortError, SizeMismatchError
 from nuebridge.testing.rules import Checks, NotApplicable, need, of_tensor, refused
-from nuebridge.testing.subjects import WIDTHS, BridgeSubject
+from nuebridge.testing.subject import WIDTHS, BridgeSubject
 from nuebridge.testing.tools import gap, weighed
 
 LENGTHS = [40, 75, 23, 60, 31]

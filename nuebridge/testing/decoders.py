@@ -10,7 +10,7 @@ from torch import Tensor
 from nuebridge.contracts import Generated, GenerationOptions, TextDecoder
 from nuebridge.errors import NuebridgeError
 from nuebridge.testing.rules import Checks, NotApplicable, need, of_tensor
-from nuebridge.testing.subjects import DecoderSubject
+from nuebridge.testing.subject import DecoderSubject
 from nuebridge.testing.tools import gap, weighed
 
 TOLERANCE = 1e-4

@@ -9,7 +9,7 @@ import torch
 from nuebridge.contracts import Frames, SpeechEncoder
 from nuebridge.errors import AudioTooShortError
 from nuebridge.testing.rules import Checks, NotApplicable, need, of_tensor, refused
-from nuebridge.testing.subjects import EncoderSubject, smallest
+from nuebridge.testing.subject import EncoderSubject, smallest
 from nuebridge.testing.tools import gap, weighed
 
 BATCH_SECONDS = (0.3, 3.0069375, 0.62, 1.0000625)

@@ -18,7 +18,7 @@ from nuebridge.plugins import PluginManager
 from nuebridge.prompt import build_prompt
 from nuebridge.registry import Registry
 from nuebridge.testing.rules import Breach, Checks, need
-from nuebridge.testing.subjects import IntegrationSubject
+from nuebridge.testing.subject import IntegrationSubject
 from nuebridge.testing.tools import different, digests
 from nuebridge.train.batches import Batch, Position
 from nuebridge.train.config import TrainConfig

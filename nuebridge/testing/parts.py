@@ -13,7 +13,7 @@ from nuebridge.errors import CheckpointError, ConfigError
 from nuebridge.lora.layers import inject, lora_parameters, remove, require_peft
 from nuebridge.settings import LoraSettings
 from nuebridge.testing.rules import Breach, Checks, NotApplicable, need, refused
-from nuebridge.testing.subjects import PartSubject
+from nuebridge.testing.subject import PartSubject
 from nuebridge.testing.tools import (
     damage,
     different,

@@ -21,7 +21,7 @@ from nuebridge.testing.encoders import encoders
 from nuebridge.testing.integrations import integrations
 from nuebridge.testing.parts import shared, sourced
 from nuebridge.testing.rules import Check, NotApplicable
-from nuebridge.testing.subjects import (
+from nuebridge.testing.subject import (
     BridgeSubject,
     DecoderSubject,
     EncoderSubject,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from nuebridge.testing.rules import Check, NotApplicable
-from nuebridge.testing.subjects import Subject
+from nuebridge.testing.subject import Subject
 
 
 def test_conforms(subject: Subject, check: Check[Any]) -> None:

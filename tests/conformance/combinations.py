@@ -21,7 +21,7 @@ from nuebridge.model import Integration
 from nuebridge.plugins import ComponentRef, PluginManager
 from nuebridge.registry import Layer, Registry
 from nuebridge.settings import GenerationSettings, PromptTemplate, TokenBudget
-from nuebridge.testing.subjects import BridgeSubject
+from nuebridge.testing.subject import BridgeSubject
 from nuebridge.testing.suite import KINDS, subjects
 
 ROOT = Path(__file__).parents[2]

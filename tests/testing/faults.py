@@ -19,7 +19,7 @@ from nuebridge.contracts import Frames, Generated, GenerationOptions, ParameterG
 from nuebridge.hookspecs import BridgeComponent, Component, SpeechEncoderComponent, TextDecoderComponent
 from nuebridge.plugins import ComponentRef
 from nuebridge.tensors import load_weights, read_json, read_weights, save_weights
-from nuebridge.testing.subjects import BridgeSubject, DecoderSubject, EncoderSubject, PartSubject
+from nuebridge.testing.subject import BridgeSubject, DecoderSubject, EncoderSubject, PartSubject
 
 
 def write_encoder(folder: Path) -> None:

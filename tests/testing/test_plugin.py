@@ -13,7 +13,7 @@ import pytest
 from nuebridge.errors import ConfigError, PluginError
 from nuebridge.plugins import PluginManager
 from nuebridge.testing import conformance
-from nuebridge.testing.subjects import EncoderSubject
+from nuebridge.testing.subject import EncoderSubject
 from nuebridge.testing.suite import subjects
 from tests.testing.faults import write_encoder
 

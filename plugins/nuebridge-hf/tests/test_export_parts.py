@@ -71,7 +71,7 @@ def test_an_encoder_gives_the_same_frames(tmp_path: Path, name: str) -> None:
     with torch.inference_mode():
         theirs = model(inputs.input_values).last_hidden_state
         ours = integration.encoder(clip[None], torch.tensor([len(clip)])).features
-    assert torch.allclose(ours, theirs, atol=1e-5)
+    torch.testing.assert_close(ours, theirs, atol=5e-5, rtol=0)  # theirs has LoRA in its weights, ours beside them
 
 
 def test_precision(tmp_path: Path) -> None:

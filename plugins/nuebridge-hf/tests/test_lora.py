@@ -190,14 +190,15 @@ def test_plain_peft_reads_the_decoders_folder(make: Callable[..., Integration], 
     config = json.loads((tmp_path / "adapter/decoder/adapter_config.json").read_text())
     base = config["base_model_name_or_path"]
     assert base == integration.part_info["decoder"].source and config["task_type"] == "CAUSAL_LM"
-    model = AutoModelForCausalLM.from_pretrained(base)
+    # 4.57's sdpa leaves out the soft-capping of attention that some models have.
+    model = AutoModelForCausalLM.from_pretrained(base, attn_implementation="eager")
     with torch.no_grad():
         embeds = torch.randn(2, 5, integration.decoder.hidden_size, generator=torch.Generator().manual_seed(1))
         without = model(inputs_embeds=embeds).logits
         wrapped = peft.PeftModel.from_pretrained(model, str(tmp_path / "adapter/decoder")).eval()
         heard = wrapped(inputs_embeds=embeds).logits
         ours = integration.decoder.model(inputs_embeds=embeds).logits
-    torch.testing.assert_close(heard, ours, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(heard, ours, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(heard, without, atol=1e-2)
     assert peft.AutoPeftModelForCausalLM.from_pretrained(str(tmp_path / "adapter/decoder")) is not None
 

@@ -30,6 +30,10 @@ from nuebridge_hf.speech_llms import examples
 from nuebridge_hf.speech_llms.known import need
 from nuebridge_hf.tokenizers import load_tokenizer
 
+if "granite_speech_encoder" not in transformers.CONFIG_MAPPING:
+    reason = f"transformers {transformers.__version__} knows these models in part, and they are refused"
+    pytest.skip(reason, allow_module_level=True)
+
 MANAGER = PluginManager.discover()
 FEATURES = Path(__file__).parent / "fixtures" / "torchaudio-features.safetensors"
 NEW_TOKENS = 12
