@@ -177,7 +177,7 @@ class EncoderCases:
         part = self.part_class(name).load(str(folder or self.folder(name)), self.options(name, **options))
         return part.eval()
 
-    def library(self, name: str, folder: Path | None = None, head: str = "Model") -> Any:
+    def theirs(self, name: str, folder: Path | None = None, head: str = "Model") -> Any:
         """The same checkpoint in the library's own class; of Whisper the encoder."""
         with quiet_transformers():
             model_class = getattr(transformers, ENCODER_EXAMPLES[name].family + head)

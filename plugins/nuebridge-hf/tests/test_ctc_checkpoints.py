@@ -32,7 +32,7 @@ def own_head(cases, name: str, folder: Path | None = None, **options):
 def test_logits_and_texts_are_the_librarys(name, cases, make_clips):
     encoder, own = cases.load(name), own_head(cases, name)
     head = CtcHead.of_checkpoint(own)
-    model = cases.library(name, head="ForCTC")
+    model = cases.theirs(name, head="ForCTC")
     tokenizer = transformers.Wav2Vec2CTCTokenizer.from_pretrained(cases.folder(name))
     blank = model.config.pad_token_id
     assert blank == (0 if "<pad>" in ENCODERS[name].vocabulary else len(LOWERCASE) - 1)

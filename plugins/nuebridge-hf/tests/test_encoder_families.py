@@ -25,7 +25,7 @@ FAMILIES = ["hubert-layer-norm", "wav2vec2-group-norm", "wavlm-layer-norm", "dat
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_frames_are_the_librarys_alone_and_in_a_batch(name, cases, make_clips):
-    encoder, model = cases.load(name), cases.library(name)
+    encoder, model = cases.load(name), cases.theirs(name)
     clips, lengths = make_clips(LENGTHS)
     with torch.no_grad():
         together = encoder(clips, lengths)

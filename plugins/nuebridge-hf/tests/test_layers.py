@@ -18,7 +18,7 @@ LENGTH = 9_999
 
 def states(cases, name, clip):
     """The library's own: what the first layer reads, what each layer gives, the last one with the model's norm."""
-    model = cases.library(name)
+    model = cases.theirs(name)
     with torch.no_grad():
         output = model(**cases.inputs(name, clip), output_hidden_states=True)
     # Releases differ in whether the last of the hidden states has the norm.

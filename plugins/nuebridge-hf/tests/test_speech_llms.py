@@ -135,7 +135,7 @@ def write_voxtral(folder: Path) -> None:
 class Case:
     name: str
     write: Callable[[Path], None]
-    library: Callable[[Path], tuple[Any, Callable[[torch.Tensor], Any]]]
+    theirs: Callable[[Path], tuple[Any, Callable[[torch.Tensor], Any]]]
     lengths: tuple[int, ...]
 
 
@@ -162,7 +162,7 @@ def folder(case, tmp_path_factory):
 
 def test_tokens_are_the_librarys(case, folder):
     integration = nuebridge.load(folder)
-    model, inputs = case.library(folder)
+    model, inputs = case.theirs(folder)
     waveforms = clips(*case.lengths)
     together = our_tokens(integration, waveforms)
     for waveform, batched in zip(waveforms, together, strict=True):

@@ -18,7 +18,7 @@ SMALL = "whisper-128-bins"
 
 def test_the_window_is_the_librarys_own_and_the_default(cases, make_clips):
     """Six seconds are 300 frames, where the mask of the library's feature extractor counts 301 for a sample more."""
-    encoder, model = cases.load("whisper"), cases.library("whisper")
+    encoder, model = cases.load("whisper"), cases.theirs("whisper")
     assert encoder.window == WhisperOptions().window == "exact"
     assert (encoder.max_audio_seconds, encoder.frame_rate) == (30.0, 50.0)
     clips, lengths = make_clips([96_100])
